@@ -1,0 +1,1 @@
+"""RapidTrainChain for Flower: signed prediction votes, a fork ledger, and its verifier."""

@@ -1,0 +1,194 @@
+"""One node's signed answer to one task."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from hashlib import sha256
+
+from rtc_flower.encoding import TAG_HEADER, TAG_VOTES, Reader, digest, pack_text, u16, u32, u64
+from rtc_flower.errors import FormatError
+from rtc_flower.keys import SigningKey, check_signature
+
+__all__ = ["HEADER_SIZE", "MAX_META", "Ballot", "Header", "ballot_size", "encode_meta", "sign"]
+
+HEADER_SIZE = 16 + 4 * 32 + 4 + 32 + 8 + 32
+_SALT_SIZE = 16
+_MAX_DESCRIPTION = 200
+MAX_META = 1 + _MAX_DESCRIPTION + 32
+
+
+def encode_meta(description: str, bundle: bytes = b"") -> bytes:
+    """Contract description (at most 200 bytes of UTF-8) and the hash of the app bundle.
+
+    Parameters
+    ----------
+    description : str
+        What kind of contract voted; cut at 200 bytes by the caller if need be.
+    bundle : bytes
+        SHA-256 of Flower's app bundle (FAB); zeros when unknown.
+    """
+    return pack_text(description, limit=_MAX_DESCRIPTION) + (bundle or bytes(32))
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a node signs, once per task.
+
+    Attributes
+    ----------
+    ledger_id, task_id, voter : bytes
+        The context of the votes and the voter's public key, 32 bytes each.
+    meta_hash, votes_hash : bytes
+        SHA-256 of the meta bytes; salted SHA-256 of the votes, so that a header alone
+        reveals nothing.
+    n : int
+        Number of samples.
+    seen_size, seen_root : int, bytes
+        The last checkpoint that the node has verified.
+    """
+
+    ledger_id: bytes
+    task_id: bytes
+    voter: bytes
+    meta_hash: bytes
+    n: int
+    votes_hash: bytes
+    seen_size: int
+    seen_root: bytes
+
+    def encode(self) -> bytes:
+        """The 220 bytes that are signed."""
+        return b"".join(
+            (
+                TAG_HEADER,
+                self.ledger_id,
+                self.task_id,
+                self.voter,
+                self.meta_hash,
+                u32(self.n),
+                self.votes_hash,
+                u64(self.seen_size),
+                self.seen_root,
+            )
+        )
+
+    @classmethod
+    def read(cls, reader: Reader) -> Header:
+        """Decode a header."""
+        reader.expect(TAG_HEADER)
+        ledger_id, task_id, voter, meta_hash = (reader.take(32) for _ in range(4))
+        n, votes_hash = reader.u32(), reader.take(32)
+        return cls(
+            ledger_id, task_id, voter, meta_hash, n, votes_hash, reader.u64(), reader.take(32)
+        )
+
+    @property
+    def ballot_id(self) -> bytes:
+        """H(header): never over the signature, which a third party could vary."""
+        return sha256(self.encode()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """A header, its signature, and what its hashes commit to.
+
+    Attributes
+    ----------
+    header : Header
+    signature : bytes
+        64 bytes.
+    meta : bytes
+        See `encode_meta`.
+    salt : bytes
+        16 bytes, fresh per ballot.
+    votes : bytes
+        See `rtc_flower.encoding.VoteCodec`.
+    """
+
+    header: Header
+    signature: bytes
+    meta: bytes
+    salt: bytes
+    votes: bytes
+
+    def encode(self) -> bytes:
+        """Payload of a BALLOT entry, and what a node sends."""
+        return b"".join(
+            (
+                self.header.encode(),
+                self.signature,
+                u16(len(self.meta)),
+                self.meta,
+                self.salt,
+                self.votes,
+            )
+        )
+
+    @classmethod
+    def read(cls, reader: Reader) -> Ballot:
+        """Decode a ballot and check its two hashes.
+
+        Raises
+        ------
+        FormatError
+            On a wrong layout, or meta or votes that are not what the header commits to.
+        """
+        header, signature = Header.read(reader), reader.take(64)
+        ballot = cls(
+            header, signature, reader.take(reader.u16()), reader.take(_SALT_SIZE), reader.rest()
+        )
+        meta = Reader(ballot.meta)
+        meta.text()
+        meta.take(32)
+        meta.end()
+        if sha256(ballot.meta).digest() != header.meta_hash:
+            raise FormatError("expected the meta that the header commits to")
+        if digest(TAG_VOTES, ballot.salt, ballot.votes) != header.votes_hash:
+            raise FormatError("expected the votes that the header commits to")
+        return ballot
+
+    @property
+    def description(self) -> str:
+        """The contract description inside ``meta``."""
+        return Reader(self.meta).text()
+
+    def check_signature(self) -> None:
+        """Verify the voter's signature; `SignatureError` if it fails."""
+        check_signature(self.header.voter, self.signature, self.header.encode())
+
+
+def ballot_size(n: int, width: int) -> int:
+    """Most bytes that a ballot of ``n`` votes of ``width`` bytes can take."""
+    return HEADER_SIZE + 64 + 2 + MAX_META + _SALT_SIZE + n * width
+
+
+def sign(
+    key: SigningKey,
+    votes: bytes,
+    *,
+    ledger_id: bytes,
+    task_id: bytes,
+    n: int,
+    meta: bytes,
+    seen: tuple[int, bytes],
+) -> Ballot:
+    """Sign ``votes`` (encoded) of ``n`` samples for one task.
+
+    Parameters
+    ----------
+    seen : tuple of (int, bytes)
+        Size and root of the last checkpoint the node has verified.
+    """
+    salt = os.urandom(_SALT_SIZE)
+    header = Header(
+        ledger_id=ledger_id,
+        task_id=task_id,
+        voter=key.public,
+        meta_hash=sha256(meta).digest(),
+        n=n,
+        votes_hash=digest(TAG_VOTES, salt, votes),
+        seen_size=seen[0],
+        seen_root=seen[1],
+    )
+    return Ballot(header, key.sign(header.encode()), meta, salt, votes)

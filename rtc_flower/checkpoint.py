@@ -1,0 +1,104 @@
+"""Signed statements of the whole ledger's state: C2SP signed notes and tree heads."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from hashlib import sha256
+
+from rtc_flower.errors import FormatError, SignatureError
+from rtc_flower.keys import SigningKey, check_signature
+
+__all__ = ["Checkpoint", "origin_of"]
+
+_ED25519 = b"\x01"
+_DASH = "\u2014 "
+
+
+def origin_of(ledger_id: bytes) -> str:
+    """Origin line and key name of a ledger's checkpoints."""
+    return f"rtc-flower/ledger/{ledger_id.hex()}"
+
+
+def _key_hash(name: str, key: bytes) -> bytes:
+    return sha256(name.encode() + b"\n" + _ED25519 + key).digest()[:4]
+
+
+def _unbase64(text: str, what: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise FormatError(f"expected base64 for the {what}, got {text[:40]!r}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Size and root of a ledger's log.
+
+    Attributes
+    ----------
+    ledger_id : bytes
+        32 bytes; becomes the note's origin.
+    size : int
+        Number of entries.
+    root : bytes
+        RFC 6962 root, 32 bytes.
+    """
+
+    ledger_id: bytes
+    size: int
+    root: bytes
+
+    def body(self) -> str:
+        """The three signed lines."""
+        root = base64.b64encode(self.root).decode()
+        return f"{origin_of(self.ledger_id)}\n{self.size}\n{root}\n"
+
+    def sign(self, key: SigningKey) -> str:
+        """Return the note with one Ed25519 signature."""
+        name, body = origin_of(self.ledger_id), self.body()
+        blob = _key_hash(name, key.public) + key.sign(body.encode())
+        return f"{body}\n{_DASH}{name} {base64.b64encode(blob).decode()}\n"
+
+    @classmethod
+    def parse(cls, note: str) -> Checkpoint:
+        """Read the statement of ``note`` without checking who signed it.
+
+        Raises
+        ------
+        FormatError
+            If it is not a checkpoint of an rtc-flower ledger.
+        """
+        lines = note.partition("\n\n")[0].split("\n")
+        prefix = origin_of(b"")
+        if len(lines) != 3 or not lines[0].startswith(prefix):
+            raise FormatError(f"expected a checkpoint of three lines, got {note[:60]!r}")
+        try:
+            ledger_id, size = bytes.fromhex(lines[0][len(prefix) :]), int(lines[1])
+        except ValueError as error:
+            raise FormatError(f"expected a ledger id and a size, got {lines[:2]!r}") from error
+        checkpoint = cls(ledger_id, size, _unbase64(lines[2], "root"))
+        if checkpoint.body() != "\n".join(lines) + "\n" or len(ledger_id + checkpoint.root) != 64:
+            raise FormatError(f"expected a canonical checkpoint, got {note[:60]!r}")
+        return checkpoint
+
+    @classmethod
+    def verify(cls, note: str, key: bytes) -> Checkpoint:
+        """Read ``note`` and check the server's signature under ``key``.
+
+        Raises
+        ------
+        FormatError, SignatureError
+            If it is not a checkpoint, or ``key`` did not sign it.
+        """
+        checkpoint = cls.parse(note)
+        name, body = origin_of(checkpoint.ledger_id), checkpoint.body()
+        wanted = _key_hash(name, key)
+        for line in note.partition("\n\n")[2].splitlines():
+            if line.startswith(f"{_DASH}{name} "):
+                blob = _unbase64(line.rsplit(" ", 1)[1], "signature")
+                if blob[:4] == wanted:
+                    check_signature(key, blob[4:], body.encode())
+                    return checkpoint
+        raise SignatureError(f"expected a checkpoint signed by {key.hex()[:16]}..., found none")

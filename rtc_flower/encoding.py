@@ -1,0 +1,213 @@
+"""Fixed binary layouts: domain tags, a strict reader, and the votes of a ballot.
+
+Every integer is big-endian. A decoder reads exactly what it expects, refuses what is left
+over, and its caller re-encodes and compares, so that each value has one encoding.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from hashlib import sha256
+
+import numpy as np
+import numpy.typing as npt
+
+from rtc_flower.errors import FormatError
+
+__all__ = [
+    "MAX_CLASSES",
+    "TAG_BLOCK",
+    "TAG_DECLINE",
+    "TAG_ENTRY",
+    "TAG_HEADER",
+    "TAG_HELLO",
+    "TAG_OUTCOMES",
+    "TAG_RANKS",
+    "TAG_ROSTER",
+    "TAG_SAMPLES",
+    "TAG_TIPS",
+    "TAG_VOTES",
+    "Reader",
+    "VoteCodec",
+    "digest",
+    "pack_bits",
+    "pack_text",
+    "u16",
+    "u32",
+    "u64",
+    "unpack_bits",
+]
+
+TAG_ENTRY = b"rtc-flower entry"
+TAG_HEADER = b"rtc-flower heads"
+TAG_VOTES = b"rtc-flower votes"
+TAG_BLOCK = b"rtc-flower block"
+TAG_ROSTER = b"rtc-flower rostr"
+TAG_RANKS = b"rtc-flower ranks"
+TAG_HELLO = b"rtc-flower hello"
+TAG_DECLINE = b"rtc-flower declN"
+TAG_SAMPLES = b"rtc-flower data1"
+TAG_OUTCOMES = b"rtc-flower outcm"
+TAG_TIPS = b"rtc-flower tips1"
+
+MAX_CLASSES = 1000
+_NARROW = 250  # the most classes that fit one byte beside ABSTAIN and NOT-ASKED
+
+
+def digest(*parts: bytes) -> bytes:
+    """SHA-256 of the concatenation of ``parts`` (32 bytes)."""
+    return sha256(b"".join(parts)).digest()
+
+
+def u16(value: int) -> bytes:
+    """``value`` as two big-endian bytes."""
+    return struct.pack(">H", value)
+
+
+def u32(value: int) -> bytes:
+    """``value`` as four big-endian bytes."""
+    return struct.pack(">I", value)
+
+
+def u64(value: int) -> bytes:
+    """``value`` as eight big-endian bytes."""
+    return struct.pack(">Q", value)
+
+
+def pack_text(text: str, *, limit: int = 255) -> bytes:
+    """One length byte and the UTF-8 of ``text``.
+
+    Raises
+    ------
+    FormatError
+        If the UTF-8 is longer than ``limit`` bytes.
+    """
+    raw = text.encode()
+    if len(raw) > limit:
+        raise FormatError(f"expected at most {limit} bytes of text, got {len(raw)}: {text[:40]!r}")
+    return bytes([len(raw)]) + raw
+
+
+def pack_bits(mask: npt.NDArray[np.bool_]) -> bytes:
+    """Bits of ``mask`` (n,), sample 0 in the highest bit of the first byte, zero padded."""
+    return np.packbits(mask).tobytes()
+
+
+def unpack_bits(data: bytes, count: int) -> npt.NDArray[np.bool_]:
+    """Inverse of `pack_bits`: ``count`` bits.
+
+    Raises
+    ------
+    FormatError
+        On a wrong length or padding that is not zero.
+    """
+    if len(data) != (count + 7) // 8:
+        raise FormatError(f"expected {(count + 7) // 8} bytes for {count} bits, got {len(data)}")
+    mask = np.unpackbits(np.frombuffer(data, np.uint8), count=count).astype(bool)
+    if pack_bits(mask) != data:
+        raise FormatError("expected zero padding after the last bit")
+    return mask
+
+
+class Reader:
+    """Reads fixed layouts from ``data`` front to back.
+
+    Every method raises `FormatError` when too few bytes are left.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def take(self, size: int) -> bytes:
+        """Return the next ``size`` bytes."""
+        end = self._at + size
+        if end > len(self._data):
+            left = len(self._data) - self._at
+            raise FormatError(f"expected {size} more bytes at offset {self._at}, got {left}")
+        part = self._data[self._at : end]
+        self._at = end
+        return part
+
+    def expect(self, tag: bytes) -> None:
+        """Read ``tag`` or refuse."""
+        got = self.take(len(tag))
+        if got != tag:
+            raise FormatError(f"expected the tag {tag!r}, got {got!r}")
+
+    def u8(self) -> int:
+        """Read one byte."""
+        return self.take(1)[0]
+
+    def u16(self) -> int:
+        """Read a big-endian u16."""
+        return int.from_bytes(self.take(2), "big")
+
+    def u32(self) -> int:
+        """Read a big-endian u32."""
+        return int.from_bytes(self.take(4), "big")
+
+    def u64(self) -> int:
+        """Read a big-endian u64."""
+        return int.from_bytes(self.take(8), "big")
+
+    def text(self) -> str:
+        """Read a length byte and so many bytes of UTF-8."""
+        raw = self.take(self.u8())
+        try:
+            return raw.decode()
+        except UnicodeDecodeError as error:
+            raise FormatError(f"expected UTF-8, got {raw[:40]!r}") from error
+
+    def rest(self) -> bytes:
+        """Read all that is left."""
+        return self.take(len(self._data) - self._at)
+
+    def end(self) -> None:
+        """Refuse trailing bytes."""
+        left = len(self._data) - self._at
+        if left:
+            raise FormatError(f"expected the end, got {left} trailing bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class VoteCodec:
+    """How the votes of a task with ``classes`` classes are written.
+
+    A vote is a class index, `abstain` or `not_asked`: one byte while ``classes <= 250``, else two.
+    """
+
+    classes: int
+
+    @property
+    def dtype(self) -> np.dtype[np.unsignedinteger]:  # type: ignore[type-arg]
+        """Type of one encoded vote."""
+        return np.dtype(np.uint8 if self.classes <= _NARROW else ">u2")
+
+    @property
+    def abstain(self) -> int:
+        """Code of ABSTAIN: the largest value of the width."""
+        return 255 if self.classes <= _NARROW else 65535
+
+    @property
+    def not_asked(self) -> int:
+        """Code of NOT-ASKED: one less than ABSTAIN."""
+        return self.abstain - 1
+
+    def encode(self, votes: npt.NDArray[np.integer]) -> bytes:  # type: ignore[type-arg]
+        """Bytes of ``votes`` (n,); the values are taken as they are."""
+        return votes.astype(self.dtype).tobytes()
+
+    def decode(self, data: bytes, n: int) -> npt.NDArray[np.uint16]:
+        """Votes (n,) of ``data``.
+
+        Raises
+        ------
+        FormatError
+            If ``data`` is not exactly ``n`` votes long.
+        """
+        expected = n * self.dtype.itemsize
+        if len(data) != expected:
+            raise FormatError(f"expected {expected} bytes for {n} votes, got {len(data)}")
+        return np.frombuffer(data, self.dtype).astype(np.uint16)

@@ -1,0 +1,317 @@
+"""Counting one task: who is invited, whose ballot counts when, what is decided, when it closes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from rtc_flower.ballot import Ballot
+from rtc_flower.encoding import TAG_OUTCOMES, TAG_RANKS, digest
+from rtc_flower.entries import AbsenceReason, Absent, Close, CloseReason, Refusal, Task
+from rtc_flower.errors import BallotError, FormatError
+from rtc_flower.forks import Blocks, Forks
+from rtc_flower.roster import Roster
+from rtc_flower.stopping import Rule
+
+__all__ = ["Counted", "How", "Outcomes", "Tally", "invitation_order"]
+
+_OUTCOME = np.dtype(
+    [("cls", ">u2"), ("support", ">u4"), ("runner", ">u4"), ("how", "u1"), ("at", ">u4")]
+)
+
+
+class How(IntEnum):
+    """What decided a sample."""
+
+    CERTAIN = 1
+    CERTIFIED = 2
+    LEAD = 3
+    FULL = 4
+    OPEN = 5
+    NONE = 6
+
+
+_HOW_OF_RULE = {Rule.CERTAIN: How.CERTAIN, Rule.CERTIFIED: How.CERTIFIED, Rule.PAPER: How.LEAD}
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A ballot that was counted.
+
+    Attributes
+    ----------
+    index : int
+        Its position in the log.
+    voter : bytes
+    position : int
+        Counting position, from 0.
+    blocks : Blocks
+    """
+
+    index: int
+    voter: bytes
+    position: int
+    blocks: Blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Per sample: the longest fork and what decided it; every array has shape (n,).
+
+    Attributes
+    ----------
+    classes : ndarray of uint16
+        Class of the longest fork; ``NO_CLASS`` where nobody voted.
+    support, runner_up : ndarray of int32
+        Lengths of the longest and of the second longest fork.
+    how : ndarray of uint8
+        `How`.
+    decided_at : ndarray of int32
+        Ballots counted when the sample was decided; all that were counted where it was not.
+    """
+
+    classes: npt.NDArray[np.uint16]
+    support: npt.NDArray[np.int32]
+    runner_up: npt.NDArray[np.int32]
+    how: npt.NDArray[np.uint8]
+    decided_at: npt.NDArray[np.int32]
+
+    def digest(self, task_id: bytes) -> bytes:
+        """What CLOSE states of these outcomes (32 bytes)."""
+        records = np.empty(len(self.classes), _OUTCOME)
+        records["cls"], records["support"] = self.classes, self.support
+        records["runner"], records["how"] = self.runner_up, self.how
+        records["at"] = self.decided_at
+        return digest(TAG_OUTCOMES, task_id, records.tobytes())
+
+
+def invitation_order(task_id: bytes, keys: list[bytes]) -> list[bytes]:
+    """Voters by rank: sorted by H(tag || task_id || key), so TASK's random bytes shuffle them."""
+    return sorted(keys, key=lambda key: digest(TAG_RANKS, task_id, key))
+
+
+class Tally:
+    """State of one task.
+
+    Attributes
+    ----------
+    task : Task
+    task_id : bytes
+        Leaf hash of TASK.
+    index : int
+        Position of TASK in the log.
+    first_row : int
+        Block row of sample 0 at counting position 0.
+    ranks : list of bytes
+        Voters' keys in invitation order.
+    invited : int
+        Ranks invited so far.
+    ballots : dict of bytes to int
+        Log position of every ballot stored, by voter; late and uncounted ones too.
+    absent : dict of bytes to AbsenceReason
+    refusals : Counter of bytes
+    counted : int
+        Ballots counted.
+    passed : int
+        Members who can vote no more: counted or absent, in counting order.
+    decided : ndarray of bool (n,)
+    forks : Forks
+    closed : Close or None
+    """
+
+    def __init__(
+        self, task: Task, *, task_id: bytes, index: int, roster: Roster, first_row: int
+    ) -> None:
+        self.task, self.task_id, self.index, self.first_row = task, task_id, index, first_row
+        keys = [roster.members[int(i)].key for i in np.flatnonzero(task.members())]
+        self.ranks = invitation_order(task_id, keys)
+        self._rank = {key: rank for rank, key in enumerate(self.ranks)}
+        self.invited = 0
+        self._waves: list[tuple[int, npt.NDArray[np.bool_]]] = []  # (ranks up to, asked)
+        self.ballots: dict[bytes, int] = {}
+        self.absent: dict[bytes, AbsenceReason] = {}
+        self.refusals: Counter[bytes] = Counter()
+        self._waiting: dict[bytes, tuple[int, bytes, npt.NDArray[np.uint16]]] = {}
+        self.counted = self.passed = 0
+        self.forks = Forks(task_id, task.n, task.k)
+        self.decided = np.zeros(task.n, bool)
+        self._how = np.zeros(task.n, np.uint8)
+        self._decided_at = np.zeros(task.n, np.int32)
+        self.closed: Close | None = None
+
+    # -- who may vote on what -------------------------------------------------------------
+
+    def invite(self, more: int) -> None:
+        """Ask ``more`` further ranks for the samples undecided now."""
+        self.invited += more
+        self._waves.append((self.invited, ~self.decided))
+
+    def is_invited(self, voter: bytes) -> bool:
+        """Whether ``voter`` has been invited."""
+        return self._rank.get(voter, self.invited) < self.invited
+
+    def is_settled(self, voter: bytes) -> bool:
+        """Whether ``voter`` has a ballot or an absence."""
+        return voter in self.ballots or voter in self.absent
+
+    def asked(self, voter: bytes) -> npt.NDArray[np.bool_]:
+        """Samples (n,) that an invited voter is asked."""
+        rank = self._rank[voter]
+        return next(asked for end, asked in self._waves if rank < end)
+
+    def outstanding(self) -> list[bytes]:
+        """Invited voters that are not settled, by rank."""
+        return [key for key in self.ranks[: self.invited] if not self.is_settled(key)]
+
+    def check_ballot(self, ballot: Ballot) -> None:
+        """Refuse a ballot that this task may not take (R6 to R8).
+
+        Raises
+        ------
+        BallotError
+        """
+        voter = ballot.header.voter
+        if not self.is_invited(voter):
+            raise BallotError(
+                Refusal.CONTEXT, f"expected an invited voter, got {voter.hex()[:16]}..."
+            )
+        if voter in self.ballots:
+            raise BallotError(
+                Refusal.DUPLICATE, f"expected one ballot of {voter.hex()[:16]}..., got a second"
+            )
+        self._votes(ballot)
+
+    def _votes(self, ballot: Ballot) -> npt.NDArray[np.uint16]:
+        """Decode the votes and check R8."""
+        n, codec = self.task.n, self.task.codec
+        if ballot.header.n != n:
+            raise BallotError(Refusal.FORMAT, f"expected {n} votes, got {ballot.header.n}")
+        try:
+            votes = codec.decode(ballot.votes, n)
+        except FormatError as error:
+            raise BallotError(Refusal.FORMAT, str(error)) from error
+        odd = (votes >= self.task.k) & (votes != codec.abstain) & (votes != codec.not_asked)
+        if odd.any():
+            sample = int(odd.argmax())
+            raise BallotError(
+                Refusal.CLASS,
+                f"expected a class below {self.task.k}, got {votes[sample]} for sample {sample}",
+            )
+        wrong = (votes == codec.not_asked) == self.asked(ballot.header.voter)
+        if wrong.any():
+            raise BallotError(
+                Refusal.NOT_ASKED,
+                "expected NOT-ASKED exactly where it was not asked; "
+                f"sample {wrong.argmax()} differs",
+            )
+        return votes
+
+    # -- counting -------------------------------------------------------------------------
+
+    def take_ballot(self, ballot: Ballot, *, index: int) -> tuple[Counted, ...]:
+        """Store a checked ballot; count what has become countable."""
+        voter = ballot.header.voter
+        late = self.closed is not None or voter in self.absent
+        self.ballots[voter] = index
+        if late:
+            return ()
+        self._waiting[voter] = (index, ballot.header.ballot_id, self._votes(ballot))
+        return self._advance(voter)
+
+    def take_absence(self, entry: Absent) -> tuple[Counted, ...]:
+        """Settle a voter without a ballot; count what has become countable."""
+        self.absent[entry.voter] = entry.reason
+        return self._advance(entry.voter)
+
+    def _advance(self, voter: bytes) -> tuple[Counted, ...]:
+        """Pass ``voter`` (arrival), or every rank that can be passed in order (invitation)."""
+        if not self.task.by_invitation:
+            return self._pass(voter)
+        counted: list[Counted] = []
+        while not self._finished() and self._can_pass():
+            counted += self._pass(self.ranks[self.passed])
+        return tuple(counted)
+
+    def _can_pass(self) -> bool:
+        voter = self.ranks[self.passed]
+        return voter in self._waiting or voter in self.absent
+
+    def _pass(self, voter: bytes) -> tuple[Counted, ...]:
+        self.passed += 1
+        counted: tuple[Counted, ...] = ()
+        if voter in self._waiting:
+            index, ballot_id, votes = self._waiting.pop(voter)
+            where = votes < self.task.k
+            if self.task.stop_rule.freezes:
+                where &= ~self.decided
+            blocks = self.forks.mint(ballot_id, votes, where)
+            counted = (Counted(index, voter, self.counted, blocks),)
+            self.counted += 1
+        self._decide()
+        return counted
+
+    def _decide(self) -> None:
+        """Let the stop rule decide samples; a decision is final."""
+        rule, forks = self.task.stop_rule, self.forks
+        left = len(self.ranks) - self.passed
+        fired = rule.fires(forks.leader_votes, forks.runner_votes, left, self.counted)
+        fresh = fired & ~self.decided
+        if fresh.any():
+            certain = forks.leader_votes - forks.runner_votes > left
+            how = np.where(certain, How.CERTAIN, _HOW_OF_RULE[rule.rule])
+            if rule.rule is Rule.PAPER:
+                how = np.full(self.task.n, How.LEAD)
+            self._how[fresh] = how[fresh]
+            self._decided_at[fresh] = self.counted
+            self.decided |= fresh
+
+    # -- closing --------------------------------------------------------------------------
+
+    def _finished(self) -> CloseReason | None:
+        """The first reason that holds, tested after every passed rank."""
+        decided = int(np.count_nonzero(self.decided))
+        if decided == self.task.n:
+            return CloseReason.DECIDED
+        if decided >= self.task.close_min:
+            return CloseReason.ENOUGH
+        return CloseReason.EXHAUSTED if self.passed == len(self.ranks) else None
+
+    def due(self) -> Close | None:
+        """The CLOSE that must come next, if one is due."""
+        reason = self._finished()
+        return self.close(reason) if reason else None
+
+    def close(self, reason: CloseReason) -> Close:
+        """What a CLOSE says now."""
+        counts = (
+            self.counted,
+            len(self.ballots) - self.counted,
+            len(self.absent),
+            len(self.ranks) - self.invited,
+        )
+        if reason is CloseReason.ABORTED:
+            return Close(self.task_id, reason, *counts)
+        return Close(
+            self.task_id,
+            reason,
+            *counts,
+            self.outcomes().digest(self.task_id),
+            self.forks.tips_hash(self.task_id),
+        )
+
+    def outcomes(self) -> Outcomes:
+        """The longest forks as they stand."""
+        forks = self.forks
+        rest = How.FULL if self.passed == len(self.ranks) else How.OPEN
+        undecided = np.where(forks.leader_votes > 0, rest, How.NONE)
+        return Outcomes(
+            classes=forks.leader.copy(),
+            support=forks.leader_votes.copy(),
+            runner_up=forks.runner_votes.copy(),
+            how=np.where(self.decided, self._how, undecided).astype(np.uint8),
+            decided_at=np.where(self.decided, self._decided_at, self.counted).astype(np.int32),
+        )

@@ -1,0 +1,73 @@
+"""What TASK may say: the parameters that decide an outcome, checked before any vote."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rtc_flower.encoding import MAX_CLASSES
+from rtc_flower.entries import Task
+from rtc_flower.errors import ReplayError, TaskError
+from rtc_flower.roster import Roster
+from rtc_flower.stopping import Order, Rule
+
+__all__ = ["MAX_SAMPLES", "check_parameters", "check_task"]
+
+MAX_SAMPLES = 2**31 - 1
+
+
+def check_parameters(task: Task) -> None:
+    """Refuse parameters that no task may have.
+
+    Raises
+    ------
+    TaskError
+        Naming the value and its range.
+    """
+    if not 2 <= task.k <= MAX_CLASSES:
+        raise TaskError(f"classes must be 2 to {MAX_CLASSES}, got {task.k}; split larger sets")
+    if not 1 <= task.n <= MAX_SAMPLES:
+        raise TaskError(f"samples must be 1 to {MAX_SAMPLES}, got {task.n}")
+    repeated = sorted({name for name in task.class_names if task.class_names.count(name) > 1})
+    if repeated:
+        raise TaskError(f"class names must differ, got {', '.join(map(repr, repeated))} repeated")
+    if "" in task.class_names:
+        raise TaskError("class names must not be empty")
+    if task.order not in tuple(Order):
+        raise TaskError(f"counting order must be arrival or invitation, got {task.order}")
+    if not 1 <= task.close_min <= task.n:
+        raise TaskError(f"close_min must be 1 to {task.n} samples, got {task.close_min}")
+    electorate = int(np.count_nonzero(task.members()))
+    if electorate < 1:
+        raise TaskError("the electorate must have at least one member, got none")
+    task.stop_rule.check(Order(task.order), electorate)
+
+
+def check_task(task: Task, *, roster: Roster, last_close: bytes) -> None:
+    """Check R4: a TASK against its parameters' ranges, the roster and the last CLOSE.
+
+    Raises
+    ------
+    ReplayError
+        With rule R4.
+    """
+    try:
+        check_parameters(task)
+    except TaskError as error:
+        raise ReplayError("R4", str(error)) from error
+    if (task.roster_version, task.roster_size) != (roster.version, len(roster.members)):
+        raise ReplayError(
+            "R4",
+            f"expected roster version {roster.version} with {len(roster.members)} members, "
+            f"got version {task.roster_version} with {task.roster_size}",
+        )
+    active = set(roster.active().values())
+    revoked = [int(i) for i in np.flatnonzero(task.members()) if int(i) not in active]
+    if revoked:
+        raise ReplayError("R4", f"expected active members only, got positions {revoked}")
+    if task.last_close != last_close:
+        raise ReplayError("R4", "expected TASK to name the last CLOSE")
+
+
+def known_rule(task: Task) -> bool:
+    """Whether this version knows the task's rule."""
+    return task.rule in tuple(Rule)

@@ -1,0 +1,1 @@
+"""Flower strategies: Proof of Prediction."""
