@@ -89,6 +89,8 @@ class Replay:
         The last task posted, open or closed.
     frontier : Frontier
         Merkle tree over the entries.
+    leaves : list of bytes
+        Leaf hash of every entry.
     roots : list of bytes
         Root of every prefix; ``roots[size]``.
     last_close : bytes
@@ -103,6 +105,7 @@ class Replay:
         self.roster = Roster()
         self.tally: Tally | None = None
         self.frontier = Frontier()
+        self.leaves: list[bytes] = []
         self.roots = [self.frontier.root()]
         self.last_close = b""
         self.next_row = 1
@@ -143,6 +146,7 @@ class Replay:
             raise ReplayError("R12", f"expected {self._due}, which was due, got {entry}")
         counted = self._dispatch(entry, hashed)
         self.frontier.append(hashed)
+        self.leaves.append(hashed)
         self.roots.append(self.frontier.root())
         self._due = self.open_task.due() if self.open_task else None
         return Applied(self.size - 1, hashed, entry, counted, self._due)

@@ -181,7 +181,7 @@ class VoteCodec:
     classes: int
 
     @property
-    def dtype(self) -> np.dtype[np.unsignedinteger]:  # type: ignore[type-arg]
+    def dtype(self) -> np.dtype[np.unsignedinteger]:
         """Type of one encoded vote."""
         return np.dtype(np.uint8 if self.classes <= _NARROW else ">u2")
 
@@ -195,7 +195,7 @@ class VoteCodec:
         """Code of NOT-ASKED: one less than ABSTAIN."""
         return self.abstain - 1
 
-    def encode(self, votes: npt.NDArray[np.integer]) -> bytes:  # type: ignore[type-arg]
+    def encode(self, votes: npt.NDArray[np.integer]) -> bytes:
         """Bytes of ``votes`` (n,); the values are taken as they are."""
         return votes.astype(self.dtype).tobytes()
 

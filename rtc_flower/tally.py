@@ -50,12 +50,15 @@ class Counted:
     position : int
         Counting position, from 0.
     blocks : Blocks
+    decided : int
+        Samples decided once it was counted.
     """
 
     index: int
     voter: bytes
     position: int
     blocks: Blocks
+    decided: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,17 +245,18 @@ class Tally:
 
     def _pass(self, voter: bytes) -> tuple[Counted, ...]:
         self.passed += 1
-        counted: tuple[Counted, ...] = ()
-        if voter in self._waiting:
-            index, ballot_id, votes = self._waiting.pop(voter)
-            where = votes < self.task.k
-            if self.task.stop_rule.freezes:
-                where &= ~self.decided
-            blocks = self.forks.mint(ballot_id, votes, where)
-            counted = (Counted(index, voter, self.counted, blocks),)
-            self.counted += 1
+        if voter not in self._waiting:
+            self._decide()
+            return ()
+        index, ballot_id, votes = self._waiting.pop(voter)
+        where = votes < self.task.k
+        if self.task.stop_rule.freezes:
+            where &= ~self.decided
+        blocks = self.forks.mint(ballot_id, votes, where)
+        self.counted += 1
         self._decide()
-        return counted
+        decided = int(np.count_nonzero(self.decided))
+        return (Counted(index, voter, self.counted - 1, blocks, decided),)
 
     def _decide(self) -> None:
         """Let the stop rule decide samples; a decision is final."""

@@ -1,0 +1,186 @@
+"""Ledger files: opened strictly, written by one process, read without standing in its way."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+from rtc_flower.checkpoint import Checkpoint
+from rtc_flower.errors import (
+    FormatError,
+    LedgerError,
+    LedgerFormatError,
+    LedgerFullError,
+    LedgerLockedError,
+)
+from rtc_flower.schema import APPLICATION_ID, SCHEMA_VERSION
+
+__all__ = ["WriterLock", "connect", "reading", "snapshot", "storage_errors", "write_atomically"]
+
+_BUSY_SECONDS = 60.0
+_MEMORY_LIMIT = 256 * 2**20  # snapshots above this size go to a temporary file
+
+
+class WriterLock:
+    """Only one process writes a ledger; the lock goes with the process, however it ends.
+
+    A file of its own: closing any descriptor of the database would drop SQLite's locks.
+
+    Raises
+    ------
+    LedgerLockedError
+        At once, when another process holds it.
+    """
+
+    def __init__(self, ledger: Path) -> None:
+        path = ledger.with_name(f"{ledger.name}.lock")
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(self._descriptor, 32, 0).decode() or "unknown"
+            os.close(self._descriptor)
+            raise LedgerLockedError(
+                f"{ledger}: another process (pid {holder.strip()}) is writing this ledger; "
+                "stop it, or give this run another ledger"
+            ) from error
+        os.truncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let another process write."""
+        os.close(self._descriptor)
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors about ``path`` into ours.
+
+    Raises
+    ------
+    LedgerFullError, LedgerLockedError, LedgerFormatError, LedgerError
+    """
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        name = getattr(error, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+            raise LedgerFullError(
+                f"{path}: the disk is full or failed ({error}); nothing of this entry was "
+                "written. Make room and run again: the ledger goes on where it is"
+            ) from error
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            raise LedgerLockedError(
+                f"{path}: locked by a reader for {_BUSY_SECONDS:.0f} s; close it and run again"
+            ) from error
+        if name in ("SQLITE_READONLY_ROLLBACK", "SQLITE_CANTOPEN"):
+            raise LedgerError(
+                f"{path}: cannot be read as it is ({error}). If {path.name}-journal lies beside "
+                "it, a writer was killed: open it for writing once (run the server again)"
+            ) from error
+        if name.startswith("SQLITE_READONLY"):
+            raise LedgerError(f"{path}: read-only; expected a file this user may write") from error
+        raise LedgerFormatError(
+            f"{path}: expected an rtc-flower ledger, got a damaged or foreign file ({error})"
+        ) from error
+
+
+def connect(path: Path, *, mode: str) -> sqlite3.Connection:
+    """Open the ledger at ``path`` after checking what it is.
+
+    Parameters
+    ----------
+    mode : str
+        SQLite's ``ro`` or ``rw``.
+
+    Raises
+    ------
+    FileNotFoundError, LedgerFormatError, LedgerError
+    """
+    if not path.is_file():
+        raise LedgerFormatError(f"{path}: expected a ledger file, found none")
+    with storage_errors(path):
+        connection = sqlite3.connect(
+            f"file:{quote(str(path.resolve()))}?mode={mode}",
+            uri=True,
+            timeout=_BUSY_SECONDS,
+            isolation_level=None,
+        )
+        try:
+            _check_identity(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def _check_identity(connection: sqlite3.Connection, path: Path) -> None:
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if application != APPLICATION_ID:
+        raise LedgerFormatError(f"{path}: expected an rtc-flower ledger, got another database")
+    if version > SCHEMA_VERSION:
+        raise LedgerFormatError(
+            f"{path}: a ledger of version {version}; this program knows up to {SCHEMA_VERSION}. "
+            "Install a newer rtc-flower"
+        )
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """Connection for short queries; holds no transaction between them."""
+    connection = connect(path, mode="ro")
+    try:
+        with storage_errors(path):
+            yield connection
+    finally:
+        connection.close()
+
+
+@contextlib.contextmanager
+def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
+    """Consistent copy for long reading, so that a writer never waits for it."""
+    with reading(path) as source:
+        copy = sqlite3.connect("" if path.stat().st_size > _MEMORY_LIMIT else ":memory:")
+        try:
+            source.backup(copy)
+            yield copy
+        finally:
+            copy.close()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text``: readers see the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def check_head(path: Path, *, ledger_id: bytes, key: bytes, roots: list[bytes]) -> None:
+    """Refuse a ledger that is older than its HEAD file, or another one.
+
+    Raises
+    ------
+    LedgerError
+        Saying by how much the ledger is behind.
+    """
+    if not path.exists():
+        return
+    try:
+        head = Checkpoint.verify(path.read_text(), key)
+    except FormatError as error:
+        raise LedgerError(f"{path}: expected the last checkpoint; {error}") from error
+    if head.ledger_id != ledger_id:
+        raise LedgerError(f"{path}: expected the head of this ledger, got another ledger's")
+    if head.size >= len(roots):
+        raise LedgerError(
+            f"{path} says {head.size} entries, the ledger has {len(roots) - 1}: it is an old copy, "
+            f"{head.size - len(roots) + 1} entries behind. Bring the newest file back"
+        )
+    if head.root != roots[head.size]:
+        raise LedgerError(f"{path}: the ledger has another history than its head")

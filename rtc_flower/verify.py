@@ -1,0 +1,362 @@
+"""Verification of a ledger file: replay of the log plus signatures, in numbered steps.
+
+Every step says ok, bad or not checked, and none says ok for what it did not run. The steps are
+those of ``docs/spec.md``.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from rtc_flower.ballot import Ballot
+from rtc_flower.checkpoint import Checkpoint
+from rtc_flower.consensus import Applied, Replay, UnsupportedError, rule_of
+from rtc_flower.entries import CloseReason, Enrolment, Genesis, Task
+from rtc_flower.errors import (
+    BallotError,
+    FormatError,
+    LedgerError,
+    ReplayError,
+    RtcFlowerError,
+    SignatureError,
+)
+from rtc_flower.files import snapshot
+from rtc_flower.roster import Roster
+from rtc_flower.samples import samples_hash
+from rtc_flower.schema import DERIVED, SCHEMA_SHA256, derive, schema_digest
+
+__all__ = ["Report", "Step", "Verdict", "verify"]
+
+_TITLES = {
+    "V1": "the file is a ledger of this format, with its tables and views unchanged",
+    "V2": "every entry is in its place and canonically encoded",
+    "V3": "GENESIS is the expected one",
+    "V4": "every entry follows the rules of replay (R1 to R13)",
+    "V5": "every ballot is signed by its voter",
+    "V6": "every roster is signed by the key that GENESIS names",
+    "V7": "every checkpoint is signed by the server and states this log",
+    "V8": "the last checkpoint covers the whole log, and no CLOSE is missing",
+    "V9": "every block, outcome and other row is what the log says",
+    "V10": "every stored sample set is the one its TASK names",
+    "V11": "the log continues the checkpoint that you hold",
+}
+
+
+class Verdict(Enum):
+    """What a step found."""
+
+    OK = "ok"
+    BAD = "bad"
+    NOT_CHECKED = "not checked"
+
+
+@dataclass
+class Step:
+    """One numbered check.
+
+    Attributes
+    ----------
+    number, title : str
+    verdict : Verdict
+    detail : str
+        What was expected and found, or why it was not checked.
+    """
+
+    number: str
+    title: str
+    verdict: Verdict = Verdict.NOT_CHECKED
+    detail: str = ""
+
+
+@dataclass
+class Report:
+    """All steps, and what the file says about itself.
+
+    Attributes
+    ----------
+    steps : dict of str to Step
+    notes : list of str
+        What a reader must know that no check can tell.
+    ledger_id : str
+        Hexadecimal.
+    entries, tasks, ballots, votes : int
+        What was read.
+    checkpoint : str
+        The last signed note.
+    """
+
+    steps: dict[str, Step] = field(
+        default_factory=lambda: {number: Step(number, title) for number, title in _TITLES.items()}
+    )
+    notes: list[str] = field(default_factory=list)
+    ledger_id: str = ""
+    entries: int = 0
+    tasks: int = 0
+    ballots: int = 0
+    votes: int = 0
+    checkpoint: str = ""
+    unsupported: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """0 all ok, 1 something is bad, 2 cannot say."""
+        verdicts = {step.verdict for step in self.steps.values() if step.number != "V11"}
+        if Verdict.BAD in verdicts or self.steps["V11"].verdict is Verdict.BAD:
+            return 1
+        return 2 if Verdict.NOT_CHECKED in verdicts else 0
+
+    @property
+    def summary(self) -> str:
+        """`ok`, the first bad step, or why it cannot be said."""
+        for step in self.steps.values():
+            if step.verdict is Verdict.BAD:
+                return f"{step.number} bad: {step.detail}"
+        return "ok" if self.exit_code == 0 else f"not checked: {self.unsupported}"
+
+    def bad(self, number: str, detail: str) -> None:
+        """Record the first failure of a step."""
+        step = self.steps[number]
+        if step.verdict is not Verdict.BAD:
+            step.verdict, step.detail = Verdict.BAD, detail
+
+    def ok(self, number: str, detail: str = "") -> None:
+        """Record that a step ran to its end, unless it failed on the way."""
+        step = self.steps[number]
+        if step.verdict is Verdict.NOT_CHECKED:
+            step.verdict, step.detail = Verdict.OK, detail
+
+
+def verify(path: Path, *, held: str | None = None, ledger_id: bytes | None = None) -> Report:
+    """Check everything that the ledger at ``path`` says.
+
+    Parameters
+    ----------
+    path : Path
+    held : str, optional
+        A checkpoint from elsewhere (V11): without one, nobody can tell whether the whole file
+        was exchanged or rolled back.
+    ledger_id : bytes, optional
+        The ledger that is expected (V3).
+
+    Returns
+    -------
+    Report
+        Never raises for bad data: what is wrong is in the report.
+    """
+    report = Report()
+    try:
+        with snapshot(path) as connection:
+            _Verifier(connection, report, ledger_id).run(held)
+    except UnsupportedError as error:
+        report.unsupported = str(error)
+    except LedgerError as error:
+        report.unsupported = str(error)
+        if "newer" not in str(error):
+            report.bad("V1", str(error))
+    except (sqlite3.DatabaseError, TypeError, ValueError, OverflowError) as error:
+        report.bad("V1", f"{path}: expected readable tables, got {error}")
+    return report
+
+
+class _Verifier:
+    """One run over a snapshot."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, report: Report, ledger_id: bytes | None
+    ) -> None:
+        self.connection, self.report, self.ledger_id = connection, report, ledger_id
+        self.replay = Replay()
+        self.tables: dict[str, Iterator[tuple[Any, ...]]] = {}
+
+    def run(self, held: str | None) -> None:
+        """Run every step; stops early where going on would only guess."""
+        if schema_digest(self.connection) != SCHEMA_SHA256:
+            self.report.bad("V1", "expected the tables and views of this format, got others")
+            return
+        self.report.ok("V1")
+        self.tables = {name: self._rows(name) for name in DERIVED}
+        complete = self._replay()
+        self._checkpoints()
+        if complete:
+            self._finish()
+        if held is not None:
+            self._held(held)
+
+    def _rows(self, name: str) -> sqlite3.Cursor:
+        key = DERIVED[name][1]
+        order = key if isinstance(key, str) else ", ".join(key)
+        return self.connection.execute(f'SELECT * FROM "{name}" ORDER BY {order}')
+
+    def _replay(self) -> bool:
+        """V2 to V6, V9, V10; whether the whole log was read."""
+        rows = self.connection.execute("SELECT idx, leaf FROM entry ORDER BY idx")
+        for expected, (index, leaf) in enumerate(rows):
+            if index != expected:
+                self.report.bad("V2", f"expected entry {expected}, found {index}")
+                return False
+            if not self._entry(index, leaf):
+                return False
+        if self.replay.size == 0:
+            self.report.bad("V2", "expected at least GENESIS, found no entry")
+            return False
+        return True
+
+    def _entry(self, index: int, leaf: bytes) -> bool:
+        try:
+            applied = self.replay.apply(leaf)
+        except FormatError as error:
+            self.report.bad("V2", f"entry {index}: {error}")
+            return False
+        except (ReplayError, BallotError) as error:
+            rule = rule_of(error)
+            self.report.bad(
+                "V4", f"entry {index}, rule {rule}: {str(error).removeprefix(rule + ': ')}"
+            )
+            return False
+        self.report.entries += 1
+        self._signed(applied)
+        self._derived(applied)
+        return True
+
+    def _signed(self, applied: Applied) -> None:
+        """V3, V5, V6, V10: what is particular to an entry's type."""
+        entry, where = applied.entry, f"entry {applied.index}"
+        match entry:
+            case Genesis():
+                self._genesis(entry)
+            case Ballot():
+                self.report.ballots += 1
+                try:
+                    entry.check_signature()
+                except SignatureError as error:
+                    self.report.bad("V5", f"{where}: {error}")
+            case Roster():
+                key = self._genesis_of().roster_key
+                try:
+                    entry.check_signature(key, ledger_id=self.replay.ledger_id)
+                except SignatureError as error:
+                    self.report.bad("V6", f"{where}: {error}")
+            case Task():
+                self.report.tasks += 1
+                self._samples(entry)
+
+    def _genesis_of(self) -> Genesis:
+        if self.replay.genesis is None:
+            raise RuntimeError("GENESIS comes first (R1)")
+        return self.replay.genesis
+
+    def _genesis(self, genesis: Genesis) -> None:
+        ledger_id = self.replay.ledger_id
+        self.report.ledger_id = ledger_id.hex()
+        if self.ledger_id not in (None, ledger_id):
+            self.report.bad("V3", f"expected another ledger, got {ledger_id.hex()}")
+        if genesis.enrolment is Enrolment.OPEN:
+            self.report.notes.append("open enrolment: the server chose the voters")
+        if genesis.enrolment is Enrolment.REPLAY:
+            self.report.notes.append("replay: these votes did not come from nodes")
+
+    def _samples(self, task: Task) -> None:
+        row = self.connection.execute(
+            "SELECT data FROM samples WHERE task = ?", (self.report.tasks,)
+        ).fetchone()
+        if row is None:
+            self.report.bad("V10", f"task {self.report.tasks}: expected its sample set, found none")
+            return
+        try:
+            found = samples_hash(row[0])
+        except RtcFlowerError as error:
+            self.report.bad("V10", f"task {self.report.tasks}: {error}")
+            return
+        if found != task.samples_hash:
+            self.report.bad("V10", f"task {self.report.tasks}: expected the samples TASK names")
+
+    def _derived(self, applied: Applied) -> None:
+        """V9: rows that the entry causes, against those stored."""
+        for table, rows in derive(applied, self.replay, self.report.tasks):
+            if table == "block":
+                self.report.votes += len(rows)
+            stored = self.tables[table].fetchmany(len(rows))  # type: ignore[attr-defined]
+            if stored != rows:
+                self.report.bad("V9", _difference(table, stored, list(rows)))
+
+    def _checkpoints(self) -> None:
+        """V7 for every stored checkpoint that the log read so far reaches."""
+        key = self._genesis_of().server_key if self.replay.genesis else b""
+        rows = self.connection.execute("SELECT size, note FROM checkpoint ORDER BY size")
+        for size, note in rows:
+            self.report.checkpoint = note
+            if size > self.replay.size:
+                break
+            try:
+                stated = Checkpoint.verify(note, key)
+            except RtcFlowerError as error:
+                self.report.bad("V7", f"checkpoint {size}: {error}")
+                return
+            truth = Checkpoint(self.replay.ledger_id, size, self.replay.roots[size])
+            if stated != truth:
+                self.report.bad("V7", f"expected {truth}, got {stated}")
+                return
+
+    def _finish(self) -> None:
+        """Steps that are known only once the whole log was read."""
+        last = self.connection.execute("SELECT max(size) FROM checkpoint").fetchone()[0]
+        if last != self.replay.size:
+            self.report.bad(
+                "V8", f"expected a checkpoint of {self.replay.size} entries, got {last}"
+            )
+        if self.replay.due is not None:
+            self.report.bad("V8", f"expected {self.replay.due} at the end, found nothing")
+        for table, rows in self.tables.items():
+            extra = next(rows, None)
+            if extra is not None:
+                self.report.bad("V9", f"table {table}: expected no further row, got {extra[:2]}")
+        if (
+            self.connection.execute("SELECT count(*) FROM samples").fetchone()[0]
+            != self.report.tasks
+        ):
+            self.report.bad("V10", f"expected {self.report.tasks} sample sets, got another number")
+        for number in _TITLES:
+            if number != "V11":
+                self.report.ok(number)
+        self._note_open_ends()
+
+    def _note_open_ends(self) -> None:
+        tally = self.replay.tally
+        if tally is not None and tally.closed is None:
+            self.report.notes.append(f"task {self.report.tasks} is open")
+        if tally is not None and tally.closed and tally.closed.reason is CloseReason.ABORTED:
+            self.report.notes.append(f"task {self.report.tasks} was aborted by the operator")
+
+    def _held(self, note: str) -> None:
+        """V11: the checkpoint a user brought from elsewhere."""
+        try:
+            held = Checkpoint.verify(note, self._genesis_of().server_key)
+        except RtcFlowerError as error:
+            self.report.bad("V11", str(error))
+            return
+        if held.ledger_id != self.replay.ledger_id:
+            self.report.bad("V11", f"expected this ledger, got {held.ledger_id.hex()[:16]}...")
+        elif held.size > self.replay.size:
+            self.report.bad(
+                "V11", f"your checkpoint has {held.size} entries, the file {self.replay.size}"
+            )
+        elif held.root != self.replay.roots[held.size]:
+            self.report.bad("V11", f"another history: the roots at size {held.size} differ")
+        self.report.ok("V11")
+
+
+def _difference(table: str, stored: list[tuple[Any, ...]], rows: list[tuple[Any, ...]]) -> str:
+    for got, expected in zip(stored, rows, strict=False):
+        if got != expected:
+            return f"table {table}: expected {_short(expected)}, got {_short(got)}"
+    return f"table {table}: expected row {_short(rows[len(stored)])}, found none"
+
+
+def _short(row: tuple[Any, ...]) -> str:
+    parts = (part.hex()[:16] + "..." if isinstance(part, bytes) else repr(part) for part in row)
+    return f"({', '.join(parts)})"
