@@ -14,6 +14,7 @@ Works on POSIX systems; Windows has no process groups.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -23,7 +24,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,7 @@ __all__ = ["Program", "Programs", "free_ports", "require_free", "require_listeni
 
 HOST = "127.0.0.1"
 GRACE = 4.0  # seconds between SIGTERM and SIGKILL
+AFTER_KILL = 0.3  # seconds for SIGKILL to take effect
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 # Below the ports that Linux and macOS give to outgoing connections, so that nobody takes one
@@ -173,18 +175,16 @@ class Program:
             return False
         return True
 
-    def kill(self) -> None:
-        """SIGKILL the whole group and wait until it is gone."""
-        self.send(signal.SIGKILL)
-        self.process.wait()
-        give_up = time.monotonic() + 2  # whoever adopts the grandchildren reaps them
-        while self.send(0) and time.monotonic() < give_up:
-            time.sleep(0.02)
-
 
 def plain(text: bytes) -> str:
     """Decode what a program wrote and take the colours out."""
     return _ANSI.sub("", text.decode(errors="replace"))
+
+
+def _wait_while(condition: Callable[[], bool], seconds: float) -> None:
+    give_up = time.monotonic() + seconds
+    while condition() and time.monotonic() < give_up:
+        time.sleep(0.02)
 
 
 class Programs:
@@ -200,7 +200,6 @@ class Programs:
 
     def __init__(self, work_dir: Path, scratch: Sequence[str] = ()) -> None:
         self._work_dir = work_dir
-        self._scratch = scratch
         self._running: dict[str, Program] = {}
         (work_dir / "logs").mkdir(parents=True, exist_ok=True)
         self._guard = subprocess.Popen(
@@ -240,16 +239,14 @@ class Programs:
                 )
             except OSError as error:
                 raise DeploymentError(f"{name}: cannot start {executable}: {error}") from error
-        self._tell_guard(f"+{process.pid}\n")
         program = self._running[name] = Program(name, process, log, start)
+        self._tell_guard(f"+{process.pid}\n")
         return program
 
     def end(self, name: str) -> None:
         """SIGKILL one program and all that it started; nothing if it was ended before."""
         if program := self._running.get(name):
-            program.kill()
-            del self._running[name]
-            self._tell_guard(f"-{program.process.pid}\n")
+            self._kill([program])
 
     def stop(self) -> None:
         """End all: SIGTERM, at most `GRACE` seconds of patience, SIGKILL, and reap."""
@@ -257,19 +254,23 @@ class Programs:
         try:
             for program in programs:
                 program.send(signal.SIGTERM)
-            give_up = time.monotonic() + GRACE
-            while any(program.alive for program in programs) and time.monotonic() < give_up:
-                time.sleep(0.02)
+            _wait_while(lambda: any(program.alive for program in programs), GRACE)
         finally:
-            for program in programs:
-                program.send(signal.SIGKILL)
-            for program in programs:
-                self.end(program.name)
-            if self._guard.stdin:
-                self._guard.stdin.close()
-            self._guard.wait()
+            self._kill(programs)
+            self._guard.communicate()  # closes the pipe and waits
+
+    def _kill(self, programs: Sequence[Program]) -> None:
+        for program in programs:
+            program.send(signal.SIGKILL)
+        for program in programs:
+            program.process.wait()
+            self._running.pop(program.name, None)
+            self._tell_guard(f"-{program.process.pid}\n")
+        # The others of a group die with it, but stay visible until init has reaped them, which
+        # some containers never do: there is nothing to wait for beyond their death.
+        _wait_while(lambda: any(program.send(0) for program in programs), AFTER_KILL)
 
     def _tell_guard(self, line: str) -> None:
-        if self._guard.stdin is None or self._guard.poll() is not None:
-            raise DeploymentError("the guard process, which cleans up after us, was killed")
-        self._guard.stdin.write(line.encode())
+        with contextlib.suppress(OSError):  # somebody killed the guard: we still clean up
+            assert self._guard.stdin is not None
+            self._guard.stdin.write(line.encode())

@@ -1,0 +1,1 @@
+"""A Flower app that asks every node one question."""
