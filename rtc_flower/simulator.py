@@ -197,7 +197,8 @@ class InMemoryGrid(Grid):
         self._waiting: list[tuple[float, float, int, _Node]] = []
         self._accepted = 0
         self._run = Run.create_empty(run_id)
-        self._enter_run()
+        self._outside = (TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id)
+        TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id = run_id, _SUPERLINK, 1
         for node in nodes:
             self.join(node)
 
@@ -208,11 +209,6 @@ class InMemoryGrid(Grid):
     def __exit__(self, *_: object) -> None:
         """Close the grid."""
         self.close()
-
-    def _enter_run(self) -> None:
-        self._outside = (TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id)
-        TaskIdentity._run_id, TaskIdentity._node_id = self._run.run_id, _SUPERLINK
-        TaskIdentity._task_id = 1
 
     def close(self) -> None:
         """Leave the run: wake all that sleep; nodes that compute finish, their replies are lost."""
@@ -287,7 +283,10 @@ class InMemoryGrid(Grid):
         with code 3. Blocks only for nodes that are `stuck`.
         """
         if self._sequential:
-            self._handle_one()
+            with self._lock:
+                node = heapq.heappop(self._waiting)[-1] if self._waiting else None
+            if node is not None:
+                self._handle(node)
         pulled = [self._pull(message_id) for message_id in dict.fromkeys(message_ids)]
         return [reply for reply in pulled if reply is not None]
 
@@ -298,7 +297,7 @@ class InMemoryGrid(Grid):
         waiting = dict.fromkeys(self.push_messages(messages))
         end = None if timeout is None else time.monotonic() + timeout
         replies: list[Message] = []
-        while waiting and (end is None or time.monotonic() < end):
+        while waiting and not self._closed.is_set() and (end is None or time.monotonic() < end):
             for reply in self.pull_messages(waiting):
                 replies.append(reply)
                 waiting.pop(reply.metadata.reply_to_message_id, None)
@@ -329,12 +328,6 @@ class InMemoryGrid(Grid):
 
     def _new_id(self) -> str:
         return f"{self._random.getrandbits(256):064x}"
-
-    def _handle_one(self) -> None:
-        with self._lock:
-            node = heapq.heappop(self._waiting)[-1] if self._waiting else None
-        if node is not None:
-            self._handle(node)
 
     def _handle(self, node: _Node) -> None:
         """Let a node answer its oldest message, after those that it is already working on."""

@@ -91,8 +91,8 @@ class Collector:
         Threads that pull, besides those that are stuck. 0 pulls in the thread that calls
         `reply`, so that a run in memory can be repeated exactly; a stuck pull then blocks it.
     poll : float, optional
-        Seconds between two pulls of one message, and that a worker rests after a pull without a
-        reply: empty pulls stay below ``workers / poll`` per second.
+        Seconds between two pulls of one message, and that a worker rests after an empty pull.
+        Among ``n`` messages a reply is noticed within about ``poll * (1 + n / workers)``.
     stuck_after : float, optional
         Seconds after which a worker that has not come back from a pull is replaced. There is
         never more than one thread per stuck message besides the `workers`.
@@ -261,10 +261,7 @@ class Collector:
     def _pull_here(self, left: float) -> None:
         with self._lock:
             taken = self._take(self._caller)
-        if taken:
-            self._pull(self._caller)
-        else:
-            self._sleep(min(left, self._poll))
+        self._pull(self._caller) if taken else self._sleep(min(left, self._poll))
 
     def _take(self, worker: _Worker) -> bool:
         """Give a worker the message that is due for the longest time; the lock is held."""
