@@ -1,0 +1,182 @@
+"""A node's trained models on its own disk, so that a second task needs no training.
+
+A model is kept under the hash of what decided it: description, hyperparameters, seed and data.
+Change any of them and the node trains anew; there is nothing to invalidate. A file is the
+SHA-256 of the payload, then the payload, written beside its place and renamed into it, so that
+a crash leaves either no file or a whole one.
+
+The directory belongs to the node alone (files have mode 0600): estimators of scikit-learn, and
+contracts that cannot write themselves as bytes, are pickled, and unpickling runs code. The
+checksum tells damage, not malice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import pickle
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rtc_flower.errors import ContractError
+
+__all__ = ["ModelStore", "describe", "model_key"]
+
+DESCRIPTION_BYTES = 200
+
+_TAG = b"rtc-flower/model"
+_log = logging.getLogger(__name__)
+
+
+def describe(contract: object) -> str:
+    """Return what a contract says of itself, or else the place of its class.
+
+    Returns
+    -------
+    str
+        ``contract.description`` where that is a text; at most 200 bytes of UTF-8 either way.
+    """
+    said = getattr(contract, "description", None)
+    kind = type(contract)
+    text = said if isinstance(said, str) and said else f"{kind.__module__}:{kind.__qualname__}"
+    return text.encode()[:DESCRIPTION_BYTES].decode(errors="ignore")
+
+
+def model_key(contract: object, data_fingerprint: bytes) -> str:
+    """Return the key of a contract trained on these data: 64 hexadecimal digits.
+
+    Hyperparameters are the contract's ``hyperparameters`` or scikit-learn's ``get_params()``, the
+    seed its ``seed``; what a contract does not tell cannot tell its models apart, so a contract
+    of your own that has settings should name them in its ``description``.
+
+    Parameters
+    ----------
+    contract : object
+        Trained or not.
+    data_fingerprint : bytes
+        See `rtc_flower.clients.data.fingerprint`.
+    """
+    kind = type(contract)
+    parts = (
+        _TAG,
+        f"{kind.__module__}:{kind.__qualname__}".encode(),
+        describe(contract).encode(),
+        data_fingerprint,
+        _hyperparameters(contract).encode(),
+        repr(getattr(contract, "seed", None)).encode(),
+    )
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()
+
+
+class ModelStore:
+    """Trained models in one directory.
+
+    Parameters
+    ----------
+    directory : path
+        Made with mode 0700 if it is not there; the node's own.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.directory = Path(directory)
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def get(self, contract: Any, data_fingerprint: bytes) -> Any | None:
+        """Return the contract as it was trained on these data, or None where it was not yet.
+
+        A damaged file is a miss: it is named in a warning, and the next `put` replaces it.
+
+        Parameters
+        ----------
+        contract : object
+            Untrained. One with ``loads`` takes the model over and is returned itself; any other
+            is left as it is, and its unpickled twin is returned.
+        data_fingerprint : bytes
+            See `rtc_flower.clients.data.fingerprint`.
+        """
+        path = self._path(model_key(contract, data_fingerprint))
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            _log.warning("model %s cannot be read and is trained again: %s", path, error)
+            return None
+        payload = content[32:]
+        if hashlib.sha256(payload).digest() != content[:32]:
+            _log.warning("model %s is damaged and is trained again: wrong checksum", path)
+            return None
+        try:
+            return _restored(contract, payload)
+        except Exception as error:  # a contract of anybody's may raise anything
+            _log.warning("model %s is of no use and is trained again: %s", path, error)
+            return None
+
+    def put(self, contract: Any, data_fingerprint: bytes) -> None:
+        """Keep a trained contract, on disk when this returns.
+
+        Raises
+        ------
+        ContractError
+            The contract has no ``dumps`` and cannot be pickled.
+        OSError
+            The disk is full or failed; an earlier file of the same key is untouched.
+        """
+        payload = _payload(contract)
+        self._write(
+            self._path(model_key(contract, data_fingerprint)),
+            hashlib.sha256(payload).digest() + payload,
+        )
+
+    def _path(self, key: str) -> Path:
+        return self.directory / f"{key}.model"
+
+    def _write(self, path: Path, content: bytes) -> None:
+        # mkstemp gives mode 0600 and a name that no other writer has.
+        handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=self.directory)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        # A crash before this may forget the new name, never give it to half a file.
+        directory = os.open(self.directory, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def _hyperparameters(contract: object) -> str:
+    values = getattr(contract, "hyperparameters", None)
+    if values is None and callable(getattr(contract, "get_params", None)):
+        values = contract.get_params()  # type: ignore[attr-defined]
+    if isinstance(values, Mapping):
+        return repr(sorted((str(name), repr(value)) for name, value in values.items()))
+    return ""
+
+
+def _payload(contract: Any) -> bytes:
+    if callable(getattr(contract, "dumps", None)):
+        return bytes(contract.dumps())
+    try:
+        return pickle.dumps(contract, protocol=5)
+    except Exception as error:  # pickle raises whatever the object's own methods raise
+        raise ContractError(f"{describe(contract)} cannot be kept: {error}") from error
+
+
+def _restored(contract: Any, payload: bytes) -> Any:
+    if callable(getattr(contract, "loads", None)):
+        contract.loads(payload)
+        return contract
+    return pickle.loads(payload)

@@ -1,0 +1,167 @@
+import errno
+import logging
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.neighbors import KNeighborsClassifier
+
+from rtc_flower.clients import data
+from rtc_flower.clients.models import create
+from rtc_flower.clients.store import ModelStore, describe, model_key
+from rtc_flower.errors import ContractError
+
+HERE = b"\x01" * 32
+THERE = b"\x02" * 32
+
+
+class Centroid:
+    """A contract of somebody else's that knows nothing of stores."""
+
+    def __init__(self) -> None:
+        self.centres: NDArray[np.float64] | None = None
+
+    def fit(self, X: NDArray[Any], y: NDArray[Any]) -> None:
+        self.centres = np.stack([X[y == label].mean(axis=0) for label in np.unique(y)])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(tmp_path / "node" / "models")
+
+
+@pytest.fixture(scope="module")
+def private() -> data.Samples:
+    return data.partition(data.load("digits"), 0, 6)
+
+
+def only_file(store: ModelStore) -> Path:
+    (path,) = store.directory.iterdir()
+    return path
+
+
+@pytest.mark.parametrize("name", ["svm", "mlp"])
+def test_a_second_task_needs_no_training(
+    name: str, store: ModelStore, private: data.Samples
+) -> None:
+    trained = create(name, seed=5).fit(*private)
+    seen = data.fingerprint(*private)
+    assert store.get(create(name, seed=5), seen) is None
+    store.put(trained, seen)
+    again = create(name, seed=5)
+    found = ModelStore(store.directory).get(again, seen)
+    assert found is not None
+    assert found is again
+    assert np.array_equal(found.predict(private.x), trained.predict(private.x))
+
+
+def test_another_seed_setting_or_data_is_a_miss(store: ModelStore, private: data.Samples) -> None:
+    store.put(create("knn", seed=5).fit(*private), HERE)
+    assert store.get(create("knn", seed=5), HERE) is not None
+    assert store.get(create("knn", seed=6), HERE) is None
+    assert store.get(create("knn", seed=5, neighbours=5), HERE) is None
+    assert store.get(create("knn", seed=5), THERE) is None
+    assert store.get(create("logistic", seed=5), HERE) is None
+
+
+def test_keys_are_stable_and_see_get_params() -> None:
+    class Described:
+        description = "a"
+        seed = 1
+
+    one, two = Described(), Described()
+    assert model_key(one, HERE) == model_key(two, HERE)
+    two.description = "b"
+    assert model_key(one, HERE) != model_key(two, HERE)
+    three, five = KNeighborsClassifier(3), KNeighborsClassifier(5)
+    assert describe(three) == describe(five)
+    assert model_key(three, HERE) != model_key(five, HERE)
+
+
+def test_a_key_does_not_change_by_training(private: data.Samples) -> None:
+    model = create("cnn", min_steps=1, epochs=1)
+    before = model_key(model, HERE)
+    assert model_key(model.fit(*private), HERE) == before
+
+
+def test_anybodys_contract_is_pickled(store: ModelStore) -> None:
+    contract = Centroid()
+    contract.fit(np.array([[0.0], [2.0], [5.0]]), np.array([0, 0, 1]))
+    store.put(contract, HERE)
+    found = store.get(Centroid(), HERE)
+    assert found is not None
+    assert found.centres.tolist() == [[1.0], [5.0]]
+
+
+def test_a_contract_that_cannot_be_kept_is_named(store: ModelStore) -> None:
+    contract = Centroid()
+    contract.fit = lambda X, y: None  # type: ignore[method-assign]
+    with pytest.raises(ContractError, match="Centroid cannot be kept"):
+        store.put(contract, HERE)
+    assert list(store.directory.iterdir()) == []
+
+
+def test_files_are_the_nodes_own(store: ModelStore, private: data.Samples) -> None:
+    store.put(create("knn").fit(*private), HERE)
+    assert stat.S_IMODE(only_file(store).stat().st_mode) == 0o600
+    assert stat.S_IMODE(store.directory.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
+def test_a_damaged_file_is_a_miss_and_is_said(
+    damage: str, store: ModelStore, private: data.Samples, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.put(create("knn").fit(*private), HERE)
+    path = only_file(store)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged = {"cut": content[:-7], "flip": content, "empty": bytearray()}
+    path.write_bytes(damaged[damage])
+    with caplog.at_level(logging.WARNING):
+        assert store.get(create("knn"), HERE) is None
+    assert str(path) in caplog.text
+    assert "damaged" in caplog.text
+    store.put(create("knn").fit(*private), HERE)
+    assert store.get(create("knn"), HERE) is not None
+
+
+def test_a_whole_file_that_does_not_fit_is_a_miss(
+    store: ModelStore, private: data.Samples, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.put(create("knn").fit(*private), HERE)
+    written = only_file(store)
+    store.put(create("mlp", epochs=1, min_steps=1).fit(*private), HERE)
+    (other,) = set(store.directory.iterdir()) - {written}
+    written.write_bytes(other.read_bytes())
+    with caplog.at_level(logging.WARNING):
+        assert store.get(create("knn"), HERE) is None
+    assert "of no use" in caplog.text
+
+
+def test_a_full_disk_leaves_the_earlier_model(
+    store: ModelStore, private: data.Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = create("knn").fit(*private)
+    store.put(model, HERE)
+    before = only_file(store).read_bytes()
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.put(model, HERE)
+    assert only_file(store).read_bytes() == before
+
+
+def test_descriptions_never_exceed_what_a_ballot_holds() -> None:
+    class Talkative:
+        description = "é" * 150
+
+    said = describe(Talkative())
+    assert said == "é" * 100
+    assert describe(Centroid()) == f"{__name__}:Centroid"
