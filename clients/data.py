@@ -66,7 +66,7 @@ class Samples(NamedTuple):
     y: NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """Labelled images, with the number that may become private.
 

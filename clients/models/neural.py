@@ -95,7 +95,7 @@ class Neural(Estimator):
         classes, targets = np.unique(y, return_inverse=True)
         self._shape, self._classes = X.shape[1:], torch.from_numpy(classes)
         self._centre, self._spread = float(values.mean()), float(values.std()) or 1.0
-        with _threads(self.threads), _seeded(self.seed):
+        with _threads(self.threads), _seeded(self.seed, self._torch_device()):
             self._network = self._new_network()
             images = self._images(values)
             self._train(self._network, images, torch.from_numpy(targets).to(images.device), warp)
@@ -281,8 +281,9 @@ def _threads(count: int) -> Iterator[None]:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Draw from a seed of our own, and leave torch's generators as they were."""
-    with torch.random.fork_rng():
+    devices = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         yield
