@@ -138,6 +138,8 @@ class Ballot:
         ballot = cls(
             header, signature, reader.take(reader.u16()), reader.take(_SALT_SIZE), reader.rest()
         )
+        if len(ballot.meta) > MAX_META:
+            raise FormatError(f"expected at most {MAX_META} bytes of meta, got {len(ballot.meta)}")
         meta = Reader(ballot.meta)
         meta.text()
         meta.take(32)

@@ -25,13 +25,19 @@ from rtc_flower.entries import (
     Unknown,
     decode_leaf,
 )
-from rtc_flower.errors import BallotError, FormatError, KeyFormatError, ReplayError
+from rtc_flower.errors import (
+    BallotError,
+    FormatError,
+    KeyFormatError,
+    ReplayError,
+    UnsupportedError,
+)
 from rtc_flower.merkle import Frontier, leaf_hash
 from rtc_flower.roster import Roster
 from rtc_flower.tally import Counted, Tally
 from rtc_flower.tasks import check_task
 
-__all__ = ["MAX_REFUSALS", "Applied", "Replay", "UnsupportedError", "rule_of"]
+__all__ = ["MAX_REFUSALS", "Applied", "Replay", "rule_of"]
 
 MAX_REFUSALS = 4
 _RULES = {
@@ -42,10 +48,6 @@ _RULES = {
     Refusal.NOT_ASKED: "R8",
     Refusal.SEEN: "R9",
 }
-
-
-class UnsupportedError(Exception):
-    """An entry type or rule of a newer version: what depends on it cannot be checked."""
 
 
 def rule_of(error: ReplayError | BallotError) -> str:
@@ -145,11 +147,18 @@ class Replay:
         if self._due is not None and entry != self._due:
             raise ReplayError("R12", f"expected {self._due}, which was due, got {entry}")
         counted = self._dispatch(entry, hashed)
+        self._log(hashed)
+        self._due = self.open_task.due() if self.open_task else None
+        return Applied(self.size - 1, hashed, entry, counted, self._due)
+
+    def skip(self, leaf: bytes) -> None:
+        """Hash ``leaf`` into the tree and let it have no effect: for entries of a newer version."""
+        self._log(leaf_hash(leaf))
+
+    def _log(self, hashed: bytes) -> None:
         self.frontier.append(hashed)
         self.leaves.append(hashed)
         self.roots.append(self.frontier.root())
-        self._due = self.open_task.due() if self.open_task else None
-        return Applied(self.size - 1, hashed, entry, counted, self._due)
 
     def _dispatch(self, entry: Entry, hashed: bytes) -> tuple[Counted, ...]:
         match entry:

@@ -13,7 +13,8 @@
     ├── ReplayError          an entry that the rules of replay forbid; ``rule`` is its number
     ├── LedgerError          the ledger file
     │   ├── LedgerLockedError    another writer holds it
-    │   ├── LedgerFormatError    not a ledger, half a file, or of a newer version
+    │   ├── LedgerFormatError    not a ledger, or half a file
+    │   │   └── UnsupportedError     of a newer version: what depends on it cannot be checked
     │   └── LedgerFullError      the disk is full or failed; nothing was written
     ├── QuorumError          fewer nodes than a task needs
     └── DeploymentError      a SuperLink, SuperNode or run that did not start or did not finish
@@ -40,6 +41,7 @@ __all__ = [
     "RtcFlowerError",
     "SignatureError",
     "TaskError",
+    "UnsupportedError",
 ]
 
 
@@ -109,6 +111,10 @@ class LedgerLockedError(LedgerError):
 
 class LedgerFormatError(LedgerError):
     """Not a ledger, a damaged one, or one written by a newer version."""
+
+
+class UnsupportedError(LedgerFormatError):
+    """A format, entry type or rule of a newer version: what depends on it cannot be checked."""
 
 
 class LedgerFullError(LedgerError):

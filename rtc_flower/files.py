@@ -17,6 +17,8 @@ from rtc_flower.errors import (
     LedgerFormatError,
     LedgerFullError,
     LedgerLockedError,
+    SignatureError,
+    UnsupportedError,
 )
 from rtc_flower.schema import APPLICATION_ID, SCHEMA_VERSION
 
@@ -35,11 +37,22 @@ class WriterLock:
     ------
     LedgerLockedError
         At once, when another process holds it.
+    LedgerFormatError
+        If there is no ledger.
+    LedgerError
+        If this user may not write it.
     """
 
     def __init__(self, ledger: Path) -> None:
+        if not ledger.is_file():
+            raise LedgerFormatError(f"{ledger}: expected a ledger file, found none")
+        if not os.access(ledger, os.W_OK):
+            raise LedgerError(f"{ledger}: read-only; expected a file this user may write")
         path = ledger.with_name(f"{ledger.name}.lock")
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise LedgerError(f"{path}: cannot be opened for writing ({error.strerror})") from error
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -100,7 +113,7 @@ def connect(path: Path, *, mode: str) -> sqlite3.Connection:
 
     Raises
     ------
-    FileNotFoundError, LedgerFormatError, LedgerError
+    LedgerFormatError, UnsupportedError, LedgerError
     """
     if not path.is_file():
         raise LedgerFormatError(f"{path}: expected a ledger file, found none")
@@ -125,7 +138,7 @@ def _check_identity(connection: sqlite3.Connection, path: Path) -> None:
     if application != APPLICATION_ID:
         raise LedgerFormatError(f"{path}: expected an rtc-flower ledger, got another database")
     if version > SCHEMA_VERSION:
-        raise LedgerFormatError(
+        raise UnsupportedError(
             f"{path}: a ledger of version {version}; this program knows up to {SCHEMA_VERSION}. "
             "Install a newer rtc-flower"
         )
@@ -155,10 +168,20 @@ def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text``: readers see the old file or the new one."""
+    """Replace ``path`` by ``text``: readers see the old file or the new one.
+
+    Raises
+    ------
+    LedgerError
+        If the disk refuses it; ``path`` is as before.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise LedgerError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def check_head(path: Path, *, ledger_id: bytes, key: bytes, roots: list[bytes]) -> None:
@@ -172,11 +195,13 @@ def check_head(path: Path, *, ledger_id: bytes, key: bytes, roots: list[bytes]) 
     if not path.exists():
         return
     try:
-        head = Checkpoint.verify(path.read_text(), key)
-    except FormatError as error:
-        raise LedgerError(f"{path}: expected the last checkpoint; {error}") from error
-    if head.ledger_id != ledger_id:
-        raise LedgerError(f"{path}: expected the head of this ledger, got another ledger's")
+        note = path.read_text()
+        head = Checkpoint.parse(note)
+        if head.ledger_id != ledger_id:
+            raise LedgerError(f"{path}: expected the head of this ledger, got another ledger's")
+        Checkpoint.verify(note, key)
+    except (FormatError, SignatureError, UnicodeDecodeError) as error:
+        raise LedgerError(f"{path}: expected this ledger's last checkpoint; {error}") from error
     if head.size >= len(roots):
         raise LedgerError(
             f"{path} says {head.size} entries, the ledger has {len(roots) - 1}: it is an old copy, "

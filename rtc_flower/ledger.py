@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from os import urandom
+from os import getpid, link, urandom
 from pathlib import Path
 from types import TracebackType
 
@@ -121,7 +121,7 @@ def _now_ms() -> int:
 
 
 class Ledger:
-    """Writer of a ledger; use `create` or `open`, and close it.
+    """Writer of a ledger: open an existing one, or `create` one; close it.
 
     Parameters
     ----------
@@ -201,7 +201,7 @@ class Ledger:
                 raise LedgerError(f"{existing} exists already; a ledger is never overwritten")
         genesis = Genesis(urandom(32), key.public, enrolment, admin_key or bytes(32))
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.new")
+        draft = path.with_name(f".{path.name}.{getpid()}.new")
         draft.unlink(missing_ok=True)
         with storage_errors(path):
             connection = sqlite3.connect(draft, isolation_level=None)
@@ -219,7 +219,12 @@ class Ledger:
                 draft.unlink(missing_ok=True)
                 raise
             connection.close()
-        draft.rename(path)  # a ledger is there with its GENESIS, or not at all
+        try:
+            link(draft, path)  # a ledger is there with its GENESIS, or not at all
+        except FileExistsError as error:
+            raise LedgerError(f"{path} exists already; a ledger is never overwritten") from error
+        finally:
+            draft.unlink()
         return cls(path, key, head_file=head_file, clock=clock)
 
     def _load(self) -> None:
@@ -257,11 +262,12 @@ class Ledger:
 
     def _append(self, entry: Entry, *, samples: bytes | None = None) -> Applied:
         """Check, apply and store one entry, and the CLOSE that it makes due, atomically."""
-        leaf = encode_leaf(entry, self._clock())
+        now = self._clock()
+        leaf = encode_leaf(entry, now)
         batch = [(leaf, self.replay.apply(leaf))]
         number = self._number + isinstance(entry, Task)
         if self.replay.due is not None:
-            leaf = encode_leaf(self.replay.due, self._clock())
+            leaf = encode_leaf(self.replay.due, now)
             batch.append((leaf, self.replay.apply(leaf)))
         try:
             with storage_errors(self.path):

@@ -19,6 +19,7 @@ MAX_BYTES = 2**31
 """Most bytes that a sample set may take unpacked."""
 
 _KINDS = "buif"
+_LONGEST_ID = 2**16 - 1
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -62,10 +63,17 @@ class Samples:
     def __len__(self) -> int:
         return len(self.ids) if self.features is None else len(self.features)
 
+    def digest(self) -> bytes:
+        """What TASK names: the digest of the packed form (32 bytes)."""
+        return digest(TAG_SAMPLES, self._pack())
+
     def encode(self) -> bytes:
-        """Ids, then type, shape and little-endian bytes of the features; compressed."""
-        ids = b"".join(u16(len(raw)) + raw for raw in (name.encode() for name in self.ids))
-        parts = [u32(len(self.ids)), ids]
+        """Packed and compressed."""
+        return zlib.compress(self._pack(), 1)
+
+    def _pack(self) -> bytes:
+        """Ids, then type, shape and little-endian bytes of the features."""
+        parts = [u32(len(self.ids)), *(_pack_id(name) for name in self.ids)]
         if self.features is None:
             parts.append(pack_text(""))
         else:
@@ -74,7 +82,7 @@ class Samples:
             parts += [pack_text(array.dtype.str), bytes([array.ndim])]
             parts += [u32(size) for size in array.shape]
             parts.append(array.tobytes())
-        return zlib.compress(b"".join(parts), 1)
+        return b"".join(parts)
 
     @classmethod
     def decode(cls, data: bytes) -> Samples:
@@ -86,19 +94,30 @@ class Samples:
             If ``data`` is not an encoded sample set.
         """
         reader = Reader(_unpack(data))
-        ids = tuple(reader.take(reader.u16()).decode() for _ in range(reader.u32()))
-        name = reader.text()
-        if not name:
-            reader.end()
-            return cls(None, ids)
-        dtype = _dtype(name)
-        shape = tuple(reader.u32() for _ in range(reader.u8()))
-        raw = reader.take(math.prod(shape) * dtype.itemsize)
-        reader.end()
         try:
-            return cls(np.frombuffer(raw, dtype).reshape(shape), ids)
-        except TaskError as error:
-            raise FormatError(str(error)) from error
+            ids = tuple(reader.take(reader.u16()).decode() for _ in range(reader.u32()))
+            features = _read_features(reader)
+            reader.end()
+            return cls(features, ids)
+        except (TaskError, ValueError) as error:
+            raise FormatError(f"expected a sample set: {error}") from error
+
+
+def _pack_id(name: str) -> bytes:
+    raw = name.encode()
+    if len(raw) > _LONGEST_ID:
+        raise TaskError(f"ids must be at most {_LONGEST_ID} bytes, got {len(raw)}: {name[:40]!r}")
+    return u16(len(raw)) + raw
+
+
+def _read_features(reader: Reader) -> npt.NDArray[Any] | None:
+    name = reader.text()
+    if not name:
+        return None
+    dtype = _dtype(name)
+    shape = tuple(reader.u32() for _ in range(reader.u8()))
+    raw = reader.take(math.prod(shape) * dtype.itemsize)
+    return np.frombuffer(raw, dtype).reshape(shape)
 
 
 def _dtype(name: str) -> np.dtype[Any]:

@@ -163,11 +163,19 @@ def create(connection: sqlite3.Connection) -> None:
 
 
 def schema_digest(connection: sqlite3.Connection) -> str:
-    """SHA-256 of the tables and views, whatever way of quoting wrote them (hexadecimal)."""
+    """SHA-256 of the tables and views, whatever way of quoting wrote them (hexadecimal).
+
+    Quotes are taken off what sqlite-utils writes, never off the query of a view: there
+    ``"d.class"`` is a text and no column.
+    """
     rows = connection.execute("SELECT type, name, sql FROM sqlite_schema ORDER BY type, name")
-    text = "\n".join(f"{kind} {name} {sql}" for kind, name, sql in rows)
-    plain = " ".join(text.translate(_QUOTES).split())
-    return sha256(plain.encode()).hexdigest()
+    text = "\n".join(f"{kind} {name} {_unquoted(kind, str(sql))}" for kind, name, sql in rows)
+    return sha256(" ".join(text.split()).encode()).hexdigest()
+
+
+def _unquoted(kind: str, sql: str) -> str:
+    head, between, query = sql.partition(" AS ") if kind == "view" else (sql, "", "")
+    return head.translate(_QUOTES) + between + query
 
 
 def derive(applied: Applied, replay: Replay, number: int) -> Iterator[tuple[str, Rows]]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from rtc_flower.encoding import MAX_CLASSES
 from rtc_flower.entries import Task
-from rtc_flower.errors import ReplayError, TaskError
+from rtc_flower.errors import ReplayError, TaskError, UnsupportedError
 from rtc_flower.roster import Roster
 from rtc_flower.stopping import Order, Rule
 
@@ -27,6 +27,8 @@ def check_parameters(task: Task) -> None:
         raise TaskError(f"classes must be 2 to {MAX_CLASSES}, got {task.k}; split larger sets")
     if not 1 <= task.n <= MAX_SAMPLES:
         raise TaskError(f"samples must be 1 to {MAX_SAMPLES}, got {task.n}")
+    if not _known_rule(task):
+        raise TaskError(f"rule must be one of 1 to {max(Rule)}, got {task.rule}")
     repeated = sorted({name for name in task.class_names if task.class_names.count(name) > 1})
     if repeated:
         raise TaskError(f"class names must differ, got {', '.join(map(repr, repeated))} repeated")
@@ -49,7 +51,14 @@ def check_task(task: Task, *, roster: Roster, last_close: bytes) -> None:
     ------
     ReplayError
         With rule R4.
+    UnsupportedError
+        If the rule is of a newer version.
     """
+    if not _known_rule(task):
+        raise UnsupportedError(
+            f"rule {task.rule} is unknown; this program knows rules 1 to {max(Rule)}. "
+            "Install a newer rtc-flower"
+        )
     try:
         check_parameters(task)
     except TaskError as error:
@@ -68,6 +77,5 @@ def check_task(task: Task, *, roster: Roster, last_close: bytes) -> None:
         raise ReplayError("R4", "expected TASK to name the last CLOSE")
 
 
-def known_rule(task: Task) -> bool:
-    """Whether this version knows the task's rule."""
+def _known_rule(task: Task) -> bool:
     return task.rule in tuple(Rule)
