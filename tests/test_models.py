@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -311,3 +312,20 @@ def test_digits_plurality_is_above_the_mean_and_the_best_node(
     plurality = (counts.argmax(axis=0) == asked.y).mean()
     assert plurality >= nodes.mean() + 0.03
     assert plurality > nodes.max()
+
+
+@pytest.mark.slow
+def test_quick_models_learn_a_tenth_of_mnist() -> None:
+    """Judged on training images that are nobody's: the test images are for the demo alone."""
+    named = os.environ.get(data.DATA_VARIABLE)
+    if not (named and (Path(named) / "MNIST" / "raw").is_dir()):
+        reason = f"{data.DATA_VARIABLE} is {named!r}: no MNIST there"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    mnist = data.load("mnist", named)
+    public = data.pool(mnist)
+    floors = {"cnn": 0.97, "resnet": 0.96, "lenet": 0.96, "mlp": 0.95, "svm": 0.955}
+    for i, (name, floor) in enumerate(floors.items()):
+        model = create(name, quick=True, seed=i).fit(*data.partition(mnist, i, 10))
+        assert (model.predict(public.x) == public.y).mean() >= floor, name
