@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
@@ -267,10 +267,10 @@ class Task:
         return unpack_bits(self.electorate, self.roster_size)
 
 
-def electorate_bits(positions: list[int], size: int) -> bytes:
+def electorate_bits(positions: Sequence[int], size: int) -> bytes:
     """Bitmap of ``size`` bits with ``positions`` set."""
     mask = np.zeros(size, bool)
-    mask[positions] = True
+    mask[list(positions)] = True
     return pack_bits(mask)
 
 

@@ -51,6 +51,7 @@ from rtc_flower.files import (
 )
 from rtc_flower.keys import SigningKey
 from rtc_flower.merkle import inclusion_proof
+from rtc_flower.roster import Member, Roster
 from rtc_flower.schema import DERIVED, create, derive
 from rtc_flower.stopping import Order, Rule
 from rtc_flower.tally import Tally
@@ -115,6 +116,49 @@ class Posting:
     min_ballots: int = 1
     close_min: int | None = None
 
+    def task(
+        self, *, roster: Roster, positions: Sequence[int], last_close: bytes, nonce: bytes
+    ) -> Task:
+        """Build the TASK for the members at ``positions``.
+
+        Raises
+        ------
+        TaskError
+            If a parameter is out of range.
+        """
+        order = self.order
+        if order is None:
+            order = Order.ARRIVAL if self.rule in (Rule.CERTAIN, Rule.ALL) else Order.INVITATION
+        task = Task(
+            samples_hash=self.samples_hash,
+            n=self.n,
+            class_names=tuple(self.class_names),
+            roster_version=roster.version,
+            roster_size=len(roster.members),
+            electorate=electorate_bits(positions, len(roster.members)),
+            rule=self.rule,
+            inv_delta=self.inv_delta,
+            lead=self.lead,
+            min_ballots=self.min_ballots,
+            close_min=self.n if self.close_min is None else self.close_min,
+            order=order,
+            kind=self.kind,
+            last_close=last_close,
+            nonce=nonce,
+        )
+        check_parameters(task)
+        return task
+
+    def check(self, *, electorate: int) -> None:
+        """Check the parameters for so many voters; may raise `TaskError`."""
+        members = tuple(Member(bytes(32), "") for _ in range(electorate))
+        self.task(
+            roster=Roster(0, members),
+            positions=range(electorate),
+            last_close=bytes(32),
+            nonce=bytes(32),
+        )
+
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
@@ -134,6 +178,15 @@ class Ledger:
         ledger by default.
     clock : callable
         Unix time in milliseconds; recorded as the server's claim, decides nothing.
+
+    Attributes
+    ----------
+    replay : Replay
+        State of the log.
+    checkpoint : str
+        The last signed note.
+    seconds : float
+        Time spent appending.
     """
 
     def __init__(
@@ -147,6 +200,7 @@ class Ledger:
         self.path, self.key = path, key
         self.head_file = head_file or path.with_name("HEAD")
         self._clock = clock
+        self.seconds = 0.0
         self._lock = WriterLock(path)
         try:
             self._connection = connect(path, mode="rw")
@@ -262,7 +316,7 @@ class Ledger:
 
     def _append(self, entry: Entry, *, samples: bytes | None = None) -> Applied:
         """Check, apply and store one entry, and the CLOSE that it makes due, atomically."""
-        now = self._clock()
+        begin, now = time.perf_counter(), self._clock()
         leaf = encode_leaf(entry, now)
         batch = [(leaf, self.replay.apply(leaf))]
         number = self._number + isinstance(entry, Task)
@@ -283,6 +337,7 @@ class Ledger:
         # Committed: from here on a crash loses nothing of this entry.
         self._number, self.checkpoint = number, note
         self._publish()
+        self.seconds += time.perf_counter() - begin
         return batch[0][1]
 
     def _roll_back(self) -> None:
@@ -330,27 +385,12 @@ class Ledger:
         unknown = [key.hex()[:16] for key in keys if key not in positions]
         if unknown:
             raise TaskError(f"the electorate must be enrolled and active, got {unknown}")
-        rule, order = posting.rule, posting.order
-        if order is None:
-            order = Order.ARRIVAL if rule in (Rule.CERTAIN, Rule.ALL) else Order.INVITATION
-        task = Task(
-            samples_hash=posting.samples_hash,
-            n=posting.n,
-            class_names=tuple(posting.class_names),
-            roster_version=roster.version,
-            roster_size=len(roster.members),
-            electorate=electorate_bits([positions[key] for key in keys], len(roster.members)),
-            rule=rule,
-            inv_delta=posting.inv_delta,
-            lead=posting.lead,
-            min_ballots=posting.min_ballots,
-            close_min=posting.n if posting.close_min is None else posting.close_min,
-            order=order,
-            kind=posting.kind,
+        task = posting.task(
+            roster=roster,
+            positions=[positions[key] for key in keys],
             last_close=self.replay.last_close,
             nonce=urandom(32),
         )
-        check_parameters(task)
         self._append(task, samples=posting.data)
         return self.tally
 

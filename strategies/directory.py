@@ -1,0 +1,191 @@
+"""Who is there: Flower's node ids, and the voters' keys behind them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from os import urandom
+
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from rtc_flower.entries import Enrolment
+from rtc_flower.errors import FormatError, KeyFormatError, RtcFlowerError
+from rtc_flower.keys import check_public_key
+from rtc_flower.ledger import Ledger
+from rtc_flower.strategies.collector import Collector, Reply, ReplyKind
+from rtc_flower.wire import RECORD, HelloReply, HelloRequest
+
+__all__ = ["Directory", "NodeInfo"]
+
+_LOG = logging.getLogger("flwr.rtc_flower")
+_HELLO = f"{MessageType.QUERY}.hello"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """A node that answered the hello.
+
+    Attributes
+    ----------
+    node_id : int
+        Flower's id, which changes with every start of the node.
+    key : bytes
+        Its Ed25519 public key, which does not.
+    name : str
+    seen_size : int
+        Size of the checkpoint that it holds.
+    """
+
+    node_id: int
+    key: bytes
+    name: str
+    seen_size: int
+
+
+class Directory:
+    """Greets every node that Flower shows, and keeps who answered.
+
+    Parameters
+    ----------
+    grid, collector, ledger
+    attempts : int
+        Hellos sent to a node that answers with an error.
+    clock : callable
+        Monotonic seconds.
+    seconds : float
+        How long a hello is waited for.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        collector: Collector,
+        ledger: Ledger,
+        *,
+        clock: Callable[[], float],
+        attempts: int = 3,
+        seconds: float = 60.0,
+    ) -> None:
+        self._grid, self._collector, self._ledger = grid, collector, ledger
+        self._clock, self._attempts, self._seconds = clock, attempts, seconds
+        self._greeted: dict[int, int] = {}  # Flower id: hellos sent
+        self._challenges: dict[str, tuple[int, bytes, float]] = {}
+        self._online: set[int] = set()
+        self.nodes: dict[bytes, NodeInfo] = {}
+        self.refused: dict[int, str] = {}
+
+    def refresh(self) -> None:
+        """Look who is online and greet who is new."""
+        self._online = {int(node_id) for node_id in self._grid.get_node_ids()}
+        self._forget_late()
+        waiting = {node_id for node_id, _, _ in self._challenges.values()}
+        known = {node.node_id for node in self.nodes.values()}
+        fresh = [
+            node_id
+            for node_id in sorted(self._online - waiting - known - set(self.refused))
+            if self._greeted.get(node_id, 0) < self._attempts
+        ]
+        if fresh:
+            self._greet(fresh)
+
+    def _greet(self, node_ids: list[int]) -> None:
+        messages, challenges = [], []
+        for node_id in node_ids:
+            self._greeted[node_id] = self._greeted.get(node_id, 0) + 1
+            challenges.append(urandom(32))
+            request = HelloRequest(self._ledger.leaf(0), self._ledger.checkpoint, challenges[-1])
+            content = RecordDict({RECORD: ConfigRecord(request.record())})
+            messages.append(Message(content, node_id, _HELLO, ttl=self._seconds))
+        now = self._clock()
+        for node_id, challenge, message_id in zip(
+            node_ids, challenges, self._collector.send(messages), strict=True
+        ):
+            if message_id:
+                self._challenges[message_id] = (node_id, challenge, now + self._seconds)
+
+    def _forget_late(self) -> None:
+        late = [mid for mid, (_, _, until) in self._challenges.items() if self._clock() > until]
+        for message_id in late:
+            self._collector.forget(message_id)
+            _LOG.warning("node %d did not answer the hello", self._challenges.pop(message_id)[0])
+
+    def take(self, reply: Reply) -> bool:
+        """Take a reply if it answers a hello; return whether it did."""
+        challenge = self._challenges.pop(reply.message_id, None)
+        if challenge is None:
+            return False
+        node_id, nonce, _ = challenge
+        if reply.kind is not ReplyKind.CONTENT or reply.message is None:
+            why = reply.message.error.reason if reply.message else "unreachable"
+            _LOG.warning("node %d answered the hello with an error: %s", node_id, why)
+            return True
+        try:
+            self._admit(node_id, nonce, reply.message)
+        except RtcFlowerError as error:
+            self._refuse(node_id, str(error))
+        return True
+
+    def _admit(self, node_id: int, nonce: bytes, message: Message) -> None:
+        record = message.content.get(RECORD)
+        if not isinstance(record, ConfigRecord):
+            raise FormatError(f"expected a hello with the record {RECORD!r}")
+        hello = HelloReply.read(dict(record))
+        check_public_key(hello.key)
+        replay = self._ledger.replay
+        hello.check(ledger_id=replay.ledger_id, challenge=nonce)
+        known = self.nodes.get(hello.key)
+        if known is not None and known.node_id in self._online:
+            raise KeyFormatError(
+                f"expected a key of its own, got that of {known.name!r}, which is online: "
+                "two nodes share one state-dir"
+            )
+        positions = replay.roster.active()
+        enrolment = replay.genesis.enrolment if replay.genesis else Enrolment.OPEN
+        if enrolment is Enrolment.ROSTER and hello.key not in positions:
+            raise KeyFormatError(
+                f"the key {hello.key.hex()} is not enrolled; ask the roster's admin"
+            )
+        if hello.key in positions:
+            name = replay.roster.members[positions[hello.key]].name
+        else:
+            name = self._free_name(hello.name)
+        self.nodes[hello.key] = NodeInfo(node_id, hello.key, name, hello.seen_size)
+        _LOG.info("%s is here (key %s...)", name, hello.key.hex()[:8])
+
+    def _free_name(self, wanted: str) -> str:
+        taken = {m.name for m in self._ledger.replay.roster.members}
+        taken |= {node.name for node in self.nodes.values()}
+        base = "".join(c for c in wanted if c.isprintable())[:40] or "node"
+        name, number = base, 2
+        while name in taken:
+            name, number = f"{base}-{number}", number + 1
+        return name
+
+    def _refuse(self, node_id: int, why: str) -> None:
+        self.refused[node_id] = why
+        _LOG.warning("node %d is refused: %s", node_id, why)
+
+    def online(self) -> dict[bytes, NodeInfo]:
+        """Voters by key whose node Flower shows."""
+        return {key: node for key, node in self.nodes.items() if node.node_id in self._online}
+
+    def enrol(self) -> None:
+        """Under open enrolment: put the newcomers into the roster, all in one entry."""
+        known = {member.key for member in self._ledger.replay.roster.members}
+        newcomers = [(n.key, n.name) for n in self.online().values() if n.key not in known]
+        if newcomers:
+            self._ledger.enrol(newcomers)
+
+    def drop(self, key: bytes) -> None:
+        """Greet a voter anew before it is asked again: what it has seen is not certain."""
+        node = self.nodes.pop(key, None)
+        if node is not None:
+            self._greeted[node.node_id] = 0
+
+    def saw(self, key: bytes, size: int) -> None:
+        """Note that a voter has verified a checkpoint of ``size`` entries."""
+        node = self.nodes.get(key)
+        if node is not None:
+            self.nodes[key] = replace(node, seen_size=max(size, node.seen_size))

@@ -1,0 +1,471 @@
+"""Proof of Prediction: a Flower strategy that collects votes instead of weights.
+
+Each task of the pool (the paper's Fig. 2) is one round: TASK is posted, nodes are invited, their
+signed ballots are put into the ledger as they come, and the longest fork of every sample is its
+outcome.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from logging import INFO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.common import log
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from rtc_flower.errors import QuorumError, TaskError
+from rtc_flower.keys import load_or_create_key
+from rtc_flower.ledger import Ledger, Posting
+from rtc_flower.samples import Samples
+from rtc_flower.stopping import Order, Rule
+from rtc_flower.strategies.collector import Collector, Reply
+from rtc_flower.strategies.directory import Directory
+from rtc_flower.strategies.vote_round import Event, VoteRound
+from rtc_flower.tally import Outcomes, Tally
+
+__all__ = ["Decided", "ProofOfPrediction", "VoteResult", "VoteTask"]
+
+_LOG = logging.getLogger("flwr.rtc_flower")
+_REFRESH = 1.0  # seconds between two looks at who is online
+_WAIT = 0.2  # longest wait for a reply before deadlines are looked at again
+
+
+@dataclass(frozen=True, eq=False)
+class VoteTask:
+    """A batch of unlabelled samples to decide.
+
+    Parameters
+    ----------
+    samples : Samples or ndarray (n, ...)
+    classes : int or sequence of str
+        Number of classes, or their names.
+    kind : str
+        Kind of contract asked for: a node may hold several.
+
+    Raises
+    ------
+    TaskError
+        If there is no sample, or the classes are too few, too many or repeat.
+    """
+
+    samples: Samples | npt.NDArray[Any]
+    classes: int | Sequence[str]
+    kind: str = "default"
+
+    @property
+    def sample_set(self) -> Samples:
+        """The samples with their encoding."""
+        return self.samples if isinstance(self.samples, Samples) else Samples(self.samples)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; their indices when only a number was given."""
+        if isinstance(self.classes, int):
+            return tuple(map(str, range(self.classes)))
+        return tuple(self.classes)
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A closed task.
+
+    Attributes
+    ----------
+    number : int
+        Number of the task in the ledger, from 1.
+    task_id : bytes
+    outcomes : Outcomes
+        Classes, support, runner-up and what decided each sample.
+    reason : str
+        Why it closed.
+    ballots : dict of str to int
+        Log index of every stored ballot, by node.
+    absent : dict of str to str
+        Why a node has none, by node.
+    refusals : dict of str to int
+    idle : tuple of str
+        Nodes that were never invited.
+    tips_hash : bytes
+        Digest of the fork tips, as CLOSE states it.
+    """
+
+    number: int
+    task_id: bytes
+    outcomes: Outcomes
+    reason: str
+    ballots: dict[str, int]
+    absent: dict[str, str]
+    refusals: dict[str, int]
+    idle: tuple[str, ...]
+    tips_hash: bytes
+
+
+@dataclass
+class VoteResult(Result):
+    """Flower's `Result` with what was decided.
+
+    Attributes
+    ----------
+    tasks : list of Decided
+    ledger : Path
+    checkpoint : str
+        The ledger's head: a signed note. Keep it elsewhere: against it any later change shows.
+    refused_nodes : dict of int to str
+        Nodes that were not let in, by Flower id, and why.
+    ledger_seconds : float
+        Time spent inside the ledger.
+    """
+
+    tasks: list[Decided] = field(default_factory=list)
+    ledger: Path = Path()
+    checkpoint: str = ""
+    refused_nodes: dict[int, str] = field(default_factory=dict)
+    ledger_seconds: float = 0.0
+
+
+def _silent(event: Event) -> None:
+    return None
+
+
+class ProofOfPrediction(Strategy):
+    """Collect signed votes and let the longest fork decide (the paper's section 3).
+
+    Parameters
+    ----------
+    tasks : sequence of VoteTask
+        The task pool; one round each.
+    state_dir : Path
+        Absolute; holds ``server.key``, ``ledger.db`` and ``HEAD``.
+    min_nodes : int
+        Nodes that must be connected before a task is posted.
+    wait_seconds : float
+        How long they are waited for.
+    deadline : float
+        Seconds that an invited node has to answer.
+    rule : str
+        ``certain`` (no later vote can change it), ``certified``, ``paper`` or ``all``.
+    order : str, optional
+        ``arrival`` or ``invitation``; the rule's usual order by default.
+    inv_delta, lead, min_ballots : int
+        Parameters of the rules; see `rtc_flower.stopping.StopRule`.
+    close_when : float
+        Share of decided samples that closes a task; in (0, 1].
+    wave_size : int, optional
+        Nodes invited at a time; everyone at once by default.
+    invite_ahead : int
+        Further waves invited while a silent node holds the count up.
+    head_file : Path, optional
+        Where the ledger's head is kept as well; better on another disk.
+    on_event : callable, optional
+        Told everything that happens, for progress displays.
+    collector : callable, optional
+        ``collector(grid) -> Collector``; for simulations with a clock of their own.
+    clock, sleep : callable
+        Monotonic seconds, and how to wait.
+
+    Raises
+    ------
+    TaskError
+        If a parameter is out of range; nothing has been written then.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[VoteTask],
+        state_dir: Path,
+        *,
+        min_nodes: int = 2,
+        wait_seconds: float = 120.0,
+        deadline: float = 600.0,
+        rule: str = "certain",
+        order: str | None = None,
+        inv_delta: int = 1000,
+        lead: int = 21,
+        min_ballots: int = 1,
+        close_when: float = 1.0,
+        wave_size: int | None = None,
+        invite_ahead: int = 1,
+        head_file: Path | None = None,
+        on_event: Callable[[Event], None] = _silent,
+        collector: Callable[[Grid], Collector] = Collector,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.tasks, self.state_dir = list(tasks), Path(state_dir)
+        if not self.state_dir.is_absolute():
+            raise TaskError(
+                f"state_dir must be an absolute path, got {str(state_dir)!r}: the working "
+                "directory of a ServerApp is that of its SuperLink"
+            )
+        if min_nodes < 1:
+            raise TaskError(f"min_nodes must be at least 1, got {min_nodes}")
+        if deadline <= 0:
+            raise TaskError(f"deadline must be above 0 seconds, got {deadline}")
+        if wave_size is not None and wave_size < 1:
+            raise TaskError(f"wave_size must be at least 1, got {wave_size}")
+        if invite_ahead < 0:
+            raise TaskError(f"invite_ahead must be at least 0, got {invite_ahead}")
+        if not 0 < close_when <= 1:
+            raise TaskError(f"close_when must be in (0, 1], got {close_when}")
+        self.min_nodes, self.wait_seconds, self.deadline = min_nodes, wait_seconds, deadline
+        self.rule = _by_name(Rule, rule, "rule")
+        self.order = _by_name(Order, order, "order") if order else None
+        self.inv_delta, self.lead, self.min_ballots = inv_delta, lead, min_ballots
+        self.close_when, self.head_file = close_when, head_file
+        self.wave_size, self.invite_ahead = wave_size, invite_ahead
+        self._on_event, self._make_collector = on_event, collector
+        self._clock, self._sleep = clock, sleep
+        self._postings = [self._posting(task) for task in self.tasks]
+
+    def _posting(self, task: VoteTask) -> Posting:
+        samples = task.sample_set
+        posting = Posting(
+            samples_hash=samples.digest(),
+            data=samples.encode(),
+            n=len(samples),
+            class_names=task.class_names,
+            kind=task.kind,
+            rule=self.rule,
+            order=self.order,
+            inv_delta=self.inv_delta,
+            lead=self.lead,
+            min_ballots=self.min_ballots,
+            close_min=int(np.ceil(self.close_when * len(samples))),
+        )
+        posting.check(electorate=self.min_nodes)
+        return posting
+
+    # -- Flower's interface ---------------------------------------------------------------
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord | None = None,
+        num_rounds: int | None = None,
+        timeout: float | None = None,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> VoteResult:
+        """Run the task pool; finishes a task that a killed run left open first.
+
+        Parameters
+        ----------
+        grid : Grid
+        initial_arrays, train_config, evaluate_config, evaluate_fn
+            Flower's; there are no weights here, so they are not used.
+        num_rounds : int, optional
+            Tasks to run; the whole pool by default.
+        timeout : float, optional
+            Seconds that an invited node has; `deadline` by default.
+
+        Returns
+        -------
+        VoteResult
+
+        Raises
+        ------
+        QuorumError
+            If fewer than ``min_nodes`` nodes connect in time; nothing is posted then.
+        LedgerError
+            If the ledger is locked, damaged, older than its head, or the disk is full.
+        """
+        if timeout is not None:
+            self.deadline = timeout
+        self.summary()
+        with self._open() as ledger, self._make_collector(grid) as collector:
+            session = _Session(self, grid, ledger, collector)
+            result = session.run(self._postings[:num_rounds])
+        for decided in result.tasks:
+            log(INFO, "task %d closed: %s", decided.number, decided.reason)
+        return result
+
+    def _open(self) -> Ledger:
+        key = load_or_create_key(self.state_dir / "server.key")
+        path = self.state_dir / "ledger.db"
+        if path.exists():
+            return Ledger(path, key, head_file=self.head_file)
+        return Ledger.create(path, key, head_file=self.head_file)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Nothing: `start` asks nodes one by one, as they come and as the ledger invites them."""
+        return ()
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Nothing: ballots go into the ledger as they come; no weights exist."""
+        return None, None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Nothing: there is no global model to evaluate."""
+        return ()
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Nothing: see `configure_evaluate`."""
+        return None
+
+    def summary(self) -> None:
+        """Log the configuration."""
+        log(INFO, "\t├──> Proof of Prediction: %d tasks, rule %s", len(self.tasks), self._rule())
+        log(INFO, "\t├──> at least %d nodes, %.0f s each", self.min_nodes, self.deadline)
+        log(INFO, "\t└──> ledger %s", self.state_dir / "ledger.db")
+
+    def _rule(self) -> str:
+        order = f", order {self.order.name.lower()}" if self.order is not None else ""
+        return f"{self.rule.name.lower()}{order}"
+
+
+class _Session:
+    """One `start`: the nodes that are there, and one round after another."""
+
+    def __init__(
+        self, strategy: ProofOfPrediction, grid: Grid, ledger: Ledger, collector: Collector
+    ) -> None:
+        self._strategy, self._ledger, self._collector = strategy, ledger, collector
+        self._directory = Directory(grid, collector, ledger, clock=strategy._clock)
+        self._refresh_at = 0.0
+        self._round: VoteRound | None = None
+        self._bundle = _bundle_of(grid)
+
+    def run(self, postings: list[Posting]) -> VoteResult:
+        decided = []
+        if self._ledger.replay.open_task is not None:
+            self._wait_for_nodes(needed=1)
+            decided.append(self._vote())
+            postings = _after(postings, self._ledger.tally)
+        for posting in postings:
+            self._wait_for_nodes(needed=self._strategy.min_nodes)
+            self._directory.enrol()
+            self._ledger.post(posting, electorate=self._directory.online())
+            decided.append(self._vote())
+        return VoteResult(
+            tasks=decided,
+            ledger=self._ledger.path,
+            checkpoint=self._ledger.checkpoint,
+            refused_nodes=dict(self._directory.refused),
+            ledger_seconds=self._ledger.seconds,
+            train_metrics_clientapp={d.number: _metrics(d) for d in decided},
+        )
+
+    def _wait_for_nodes(self, *, needed: int) -> None:
+        until = self._strategy._clock() + self._strategy.wait_seconds
+        while True:
+            self._pump()
+            found = len(self._directory.online())
+            if found >= needed:
+                return
+            if self._strategy._clock() >= until:
+                raise QuorumError(
+                    f"{found} of {needed} nodes connected within "
+                    f"{self._strategy.wait_seconds:g} s; nothing was posted. Start more "
+                    "SuperNodes, or lower min-nodes or raise wait-seconds"
+                )
+
+    def _vote(self) -> Decided:
+        strategy, ledger = self._strategy, self._ledger
+        self._round = VoteRound(
+            ledger,
+            self._directory,
+            self._collector,
+            deadline=strategy.deadline,
+            wave_size=strategy.wave_size,
+            invite_ahead=strategy.invite_ahead,
+            clock=strategy._clock,
+            bundle=self._bundle,
+            on_event=strategy._on_event,
+        )
+        while not self._round.closed:
+            self._round.step()
+            if not self._round.closed:
+                self._pump()
+        return _decided(ledger)
+
+    def _pump(self) -> None:
+        """Wait a moment for a reply, and hand it to whom it concerns."""
+        now = self._strategy._clock()
+        if now >= self._refresh_at:
+            self._directory.refresh()
+            self._refresh_at = now + _REFRESH
+        if not self._collector.outstanding:
+            self._strategy._sleep(_WAIT)
+        for reply in iter(lambda: self._collector.reply(_WAIT), None):
+            self._take(reply)
+            if self._round is None or self._round.closed:
+                return
+
+    def _take(self, reply: Reply) -> None:
+        if self._directory.take(reply):
+            return
+        if self._round is None or not self._round.take(reply):
+            _LOG.warning("a reply that nobody waits for is ignored: %s", reply.kind.value)
+
+
+def _after(postings: list[Posting], tally: Tally) -> list[Posting]:
+    """The pool behind the task that was finished from the file."""
+    for position, posting in enumerate(postings):
+        if posting.samples_hash == tally.task.samples_hash:
+            return postings[position + 1 :]
+    return postings
+
+
+def _decided(ledger: Ledger) -> Decided:
+    tally = ledger.tally
+    if tally.closed is None:
+        raise RuntimeError("the task is open")
+    members = ledger.replay.roster.members
+    names = {member.key: member.name for member in members}
+    return Decided(
+        number=ledger.number,
+        task_id=tally.task_id,
+        outcomes=tally.outcomes(),
+        reason=tally.closed.reason.name.lower(),
+        ballots={names[key]: index for key, index in tally.ballots.items()},
+        absent={names[key]: reason.name.lower() for key, reason in tally.absent.items()},
+        refusals={names[key]: count for key, count in tally.refusals.items()},
+        idle=tuple(names[key] for key in tally.ranks[tally.invited :]),
+        tips_hash=tally.closed.tips_hash,
+    )
+
+
+def _metrics(decided: Decided) -> MetricRecord:
+    return MetricRecord(
+        {
+            "ballots": len(decided.ballots),
+            "absent": len(decided.absent),
+            "refusals": sum(decided.refusals.values()),
+            "samples": len(decided.outcomes.classes),
+            "mean-support": float(decided.outcomes.support.mean()),
+        }
+    )
+
+
+def _bundle_of(grid: Grid) -> bytes:
+    """SHA-256 of the app bundle that runs, where Flower tells."""
+    try:
+        return bytes.fromhex(grid.run.fab_hash)[:32]
+    except (AttributeError, ValueError, TypeError):
+        return b""
+
+
+def _by_name(kind: type[Any], name: str, what: str) -> Any:
+    try:
+        return kind[name.upper()]
+    except KeyError:
+        known = ", ".join(member.name.lower() for member in kind)
+        raise TaskError(f"{what} must be one of {known}, got {name!r}") from None
