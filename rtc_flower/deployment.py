@@ -153,8 +153,12 @@ class Deployment:
         Run the same app in Flower's Ray simulation with as many virtual nodes. Flower gives those
         their partition and nothing else, so nodes may have no settings. The SuperLink is a
         process of ours here too; none is left running.
+    wait_for_nodes : bool
+        Whether entering waits until all nodes are online. Otherwise they come up while the app
+        starts, which must then wait for them itself; `run` raises when one dies before it was
+        online.
     startup_timeout : float
-        Seconds until the SuperLink and all nodes must be ready.
+        Seconds until the SuperLink, and the nodes that are waited for, must be ready.
 
     Notes
     -----
@@ -171,6 +175,7 @@ class Deployment:
         run_config: Mapping[str, Value] | None = None,
         superlink_port: int | None = None,
         simulation: bool = False,
+        wait_for_nodes: bool = True,
         startup_timeout: float = 60.0,
     ) -> None:
         self.app_dir = Path(app_dir).resolve()
@@ -179,7 +184,9 @@ class Deployment:
         self.simulation = simulation
         self.port = superlink_port or 0
         self._run_config = dict(run_config or {})
+        self._wait_for_nodes = wait_for_nodes
         self._startup_timeout = startup_timeout
+        self._coming: set[int] = set()  # nodes that were started and have not been online yet
         self._ports: list[int] = []
         self._open: Programs | None = None
         self._ray_dir: str | None = None
@@ -268,6 +275,7 @@ class Deployment:
 
     def kill_node(self, index: int) -> None:
         """SIGKILL a SuperNode and every process that it started, as a crash would."""
+        self._coming.discard(index)
         self._programs.end(f"node-{index}")
 
     def kill_server_app(self) -> None:
@@ -365,7 +373,8 @@ class Deployment:
         early = [i for i, node in enumerate(self.nodes) if not (node.late or self.simulation)]
         for index in early:
             self._launch_node(index)
-        self._wait_online(early, deadline)
+        if self._wait_for_nodes:
+            self._wait_online(early, deadline)
 
     def _launch_superexec(self) -> None:
         superlink = self._programs.get("superlink")
@@ -382,6 +391,7 @@ class Deployment:
         path = os.pathsep.join([*folders, *([inherited] if inherited else [])])
         env = dict(node.env) | ({"PYTHONPATH": path} if path else {})
         self._launch(f"node-{index}", ["flower-supernode", *flags], env)
+        self._coming.add(index)
 
     def _launch(
         self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None
@@ -470,11 +480,16 @@ class Deployment:
                         yield text
                     self._require_server_app()
                 self._require_server_app()
-                self._require_alive("superlink")
-                self._require_alive("superexec")
+                self._require_programs()
                 if time.monotonic() > deadline:
                     raise DeploymentError(f"the run takes longer than asked for; {program.tail()}")
                 time.sleep(0 if ended else _POLL)
+
+    def _require_programs(self) -> None:
+        if self._coming:
+            self._coming -= self.node_ids.keys()
+        for name in ("superlink", "superexec", *(f"node-{index}" for index in self._coming)):
+            self._require_alive(name)
 
     def _require_server_app(self) -> None:
         if self._server_killed:

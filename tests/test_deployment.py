@@ -220,13 +220,17 @@ def test_a_deployment_runs_an_app_and_a_failing_one_and_leaves_nothing(tmp_path:
 
 
 @pytest.mark.processes
-def test_a_node_that_dies_at_start_shows_its_log(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_node_that_dies_at_start_shows_its_log(tmp_path: Path, wait: bool) -> None:
     broken = tmp_path / "broken" / "flwr"
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("raise ImportError('this node has a broken flwr')\n")
     nodes = [Node(python_path=[broken.parent])]
-    with pytest.raises(DeploymentError, match=r"node-0 ended[\s\S]*a broken flwr"):
-        Deployment(PING, nodes, work_dir=tmp_path).__enter__()
+    with (
+        pytest.raises(DeploymentError, match=r"node-0 ended[\s\S]*a broken flwr"),
+        Deployment(PING, nodes, work_dir=tmp_path, wait_for_nodes=wait) as deployment,
+    ):
+        list(deployment.run({"mode": "wait"}))
     assert_nothing_left(tmp_path)
 
 
