@@ -29,7 +29,8 @@ from rtc_flower.samples import Samples
 from rtc_flower.stopping import Order, Rule
 from rtc_flower.strategies.collector import Collector, Reply
 from rtc_flower.strategies.directory import Directory
-from rtc_flower.strategies.vote_round import Event, VoteRound
+from rtc_flower.strategies.events import Event
+from rtc_flower.strategies.vote_round import VoteRound
 from rtc_flower.tally import Outcomes, Tally
 
 __all__ = ["Decided", "ProofOfPrediction", "VoteResult", "VoteTask"]
@@ -284,10 +285,7 @@ class ProofOfPrediction(Strategy):
         self.summary()
         with self._open() as ledger, self._make_collector(grid) as collector:
             session = _Session(self, grid, ledger, collector)
-            result = session.run(self._postings[:num_rounds])
-        for decided in result.tasks:
-            log(INFO, "task %d closed: %s", decided.number, decided.reason)
-        return result
+            return session.run(self._postings[:num_rounds])
 
     def _open(self) -> Ledger:
         key = load_or_create_key(self.state_dir / "server.key")

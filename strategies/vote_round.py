@@ -17,6 +17,7 @@ from rtc_flower.ledger import Ledger
 from rtc_flower.merkle import consistency_proof, inclusion_proof
 from rtc_flower.strategies.collector import Collector, Reply, ReplyKind
 from rtc_flower.strategies.directory import Directory
+from rtc_flower.strategies.events import Event
 from rtc_flower.wire import (
     RECORD,
     SAMPLES,
@@ -26,34 +27,9 @@ from rtc_flower.wire import (
     join_hashes,
 )
 
-__all__ = ["Event", "VoteRound"]
+__all__ = ["VoteRound"]
 
 _LOG = logging.getLogger("flwr.rtc_flower")
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened in a task, for progress displays and logs.
-
-    Attributes
-    ----------
-    what : str
-        ``posted``, ``asked``, ``ballot``, ``late``, ``refused``, ``absent`` or ``closed``.
-    task : int
-        Number of the task, from 1.
-    node : str
-        Name of the voter, or "".
-    detail : str
-    ballots, decided : int
-        Ballots counted and samples decided so far.
-    """
-
-    what: str
-    task: int
-    node: str = ""
-    detail: str = ""
-    ballots: int = 0
-    decided: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +230,6 @@ class VoteRound:
         if not self.closed and self._tally.refusals[voter] < MAX_REFUSALS:
             self._ledger.refuse(voter, reason, content=content)
         self._say("refused", voter, f"{reason.name.lower()}: {why}")
-        _LOG.warning("what came from %s is refused: %s", self._name(voter), why)
 
     def _absent(self, voter: bytes, reason: AbsenceReason, why: str) -> None:
         if self.closed or self._tally.is_settled(voter):
@@ -280,16 +255,18 @@ class VoteRound:
 
     def _say(self, what: str, voter: bytes = b"", detail: str = "") -> None:
         tally = self._tally
-        self._on_event(
-            Event(
-                what=what,
-                task=self._ledger.number,
-                node=self._name(voter) if voter else "",
-                detail=detail,
-                ballots=tally.counted,
-                decided=int(tally.decided.sum()),
-            )
+        event = Event(
+            what=what,
+            task=self._ledger.number,
+            node=self._name(voter) if voter else "",
+            detail=detail,
+            ballots=tally.counted,
+            decided=int(tally.decided.sum()),
+            samples=tally.task.n,
+            voters=len(tally.ranks),
         )
+        _LOG.info("%s", event)
+        self._on_event(event)
 
 
 def _bytes_of(message: Message) -> bytes:

@@ -1,0 +1,112 @@
+"""A contract from Flower's configuration alone: which model, which data, no code.
+
+In deployment a node is configured by ``--node-config``; in Flower's simulation, where a node has
+only its partition, the run config lists the models and the partition picks one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import Context
+
+from rtc_flower.clients.contract import Contract
+from rtc_flower.clients.data import load, partition
+from rtc_flower.clients.models import composition, create
+from rtc_flower.errors import DataError
+
+__all__ = ["configured_contract"]
+
+
+def configured_contract(context: Context) -> Contract:
+    """Build the contract that a node's configuration describes.
+
+    Keys, looked up in the node config first and the run config second:
+
+    ``model``
+        A name of `rtc_flower.clients.models`, or ``package.module:attribute``. Without one,
+        ``models`` of the run config (comma-separated) is indexed by the partition.
+    ``data-path``
+        An ``.npz`` file with ``X`` and ``y``: the node's own data. Or else a part of a dataset:
+    ``dataset``, ``data-dir``, ``partition-id``, ``num-partitions``, ``samples-per-node``, ``seed``
+        See `rtc_flower.clients.data`.
+    ``quick``
+        Train less.
+    ``max-seconds``
+        Decline when fitting and predicting take longer; 0 for no limit.
+
+    Raises
+    ------
+    DataError, ContractError
+        Naming the key and what it should be.
+    """
+    settings = _Settings(context)
+    seed = int(settings.get("seed", 0))
+    estimator = create(
+        settings.model(), seed=1000 * seed + settings.partition(), quick=settings.flag("quick")
+    )
+    limit = float(settings.get("max-seconds", 0))
+    return Contract(estimator, settings.private_data, max_seconds=limit or None)
+
+
+class _Settings:
+    """Node config over run config."""
+
+    def __init__(self, context: Context) -> None:
+        self._node, self._run = dict(context.node_config), dict(context.run_config)
+
+    def get(self, key: str, default: Any) -> Any:
+        value = self._node.get(key, self._run.get(key))
+        return default if value in (None, "") else value
+
+    def flag(self, key: str) -> bool:
+        return str(self.get(key, False)).lower() in ("true", "1")
+
+    def partition(self) -> int:
+        return int(self.get("partition-id", 0))
+
+    def model(self) -> str:
+        named = self.get("model", "")
+        if named:
+            return str(named)
+        listed = [name.strip() for name in str(self.get("models", "")).split(",") if name.strip()]
+        if not listed:
+            dataset = load(str(self.get("dataset", "auto")), self._data_dir()).name
+            listed = list(composition(dataset, int(self.get("num-partitions", 1))))
+        return listed[self.partition() % len(listed)]
+
+    def _data_dir(self) -> str | None:
+        named = self.get("data-dir", None)
+        return None if named is None else str(named)
+
+    def private_data(self) -> tuple[Any, Any]:
+        path = self.get("data-path", "")
+        if path:
+            return _read_arrays(Path(str(path)))
+        dataset = load(str(self.get("dataset", "auto")), self._data_dir())
+        size = int(self.get("samples-per-node", 0))
+        if "partition-id" not in self._node:
+            raise DataError(
+                "no private data: start the SuperNode with --node-config "
+                "'data-path=\"/abs/own.npz\"' or 'partition-id=0 num-partitions=10'"
+            )
+        part = partition(
+            dataset,
+            self.partition(),
+            int(self.get("num-partitions", 1)),
+            samples_per_node=size or None,
+            seed=int(self.get("seed", 0)),
+        )
+        return part.x, part.y
+
+
+def _read_arrays(path: Path) -> tuple[Any, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["X"], arrays["y"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"data-path {path}: expected an .npz file with the arrays X and y ({error})"
+        ) from error

@@ -1,0 +1,1 @@
+"""Nodes with their own models and data vote on MNIST."""

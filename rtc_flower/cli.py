@@ -1,0 +1,284 @@
+"""The command ``rtc-flower``. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rtc_flower.errors import LedgerError, RtcFlowerError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Signed prediction votes instead of weights, in a ledger that anyone can verify.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+roster = typer.Typer(help="Who may vote.", no_args_is_help=True)
+app.add_typer(roster, name="roster")
+
+LedgerPath = Annotated[Path, typer.Argument(help="The ledger file, ledger.db.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def demo(
+    dataset: Annotated[str, typer.Option(help="auto, mnist or digits.")] = "auto",
+    nodes: Annotated[
+        int | None, typer.Option(help="Number of nodes (10 for MNIST, 6 for digits).")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures to this file.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder that holds MNIST/raw; else RTC_FLOWER_DATA.")
+    ] = None,
+    download: Annotated[bool, typer.Option("--download", help="Let MNIST be downloaded.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Train less.")] = False,
+    seed: Annotated[int, typer.Option(help="Who gets which samples; how models begin.")] = 0,
+    state_dir: Annotated[
+        Path | None, typer.Option(help="Where ledger, keys and logs go; runs/demo-... by default.")
+    ] = None,
+    deadline: Annotated[float, typer.Option(help="Seconds that a node has.")] = 900.0,
+) -> None:
+    """Start a SuperLink and SuperNodes here and let them vote: MNIST where found, else digits."""
+    import time
+
+    from rtc_flower.demo import DemoOptions, run_demo, save_json
+    from rtc_flower.display import console
+
+    state = state_dir or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
+    options = DemoOptions(
+        state_dir=state.resolve(),
+        dataset=dataset,
+        nodes=nodes,
+        data_dir=data_dir,
+        download=download,
+        quick=quick,
+        seed=seed,
+        deadline=deadline,
+    )
+    try:
+        result = run_demo(options, console())
+    except KeyboardInterrupt:
+        console(stderr=True).print(
+            f"\ninterrupted; no process is left. What was counted so far is kept: "
+            f"rtc-flower demo --state-dir {state} goes on with it"
+        )
+        raise typer.Exit(130) from None
+    if json_file is not None:
+        save_json(result, json_file)
+    if result.verify != "ok":
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    ledger: LedgerPath,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="A checkpoint that you hold: the ledger must continue it."),
+    ] = None,
+    ledger_id: Annotated[
+        str | None, typer.Option(help="The ledger that you expect (hexadecimal).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check every signature, block, link and decision. Exit code 0 ok, 1 bad, 2 cannot say."""
+    from rtc_flower.verify import verify as run
+
+    held = None if checkpoint is None else _read_text(checkpoint)
+    expected = None if ledger_id is None else _hex(ledger_id, "--ledger-id")
+    report = run(ledger, held=held, ledger_id=expected)
+    if as_json:
+        steps = [
+            {"step": s.number, "verdict": s.verdict.value, "title": s.title, "detail": s.detail}
+            for s in report.steps.values()
+        ]
+        known = {"ledger_id": report.ledger_id, "entries": report.entries, "tasks": report.tasks}
+        counts = {"ballots": report.ballots, "votes": report.votes, "notes": report.notes}
+        _print_json({"verify": report.summary, **known, **counts, "steps": steps})
+    else:
+        from rtc_flower.display import console, report_view
+
+        console().print(report_view(report))
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def show(
+    ledger: LedgerPath,
+    task: Annotated[int | None, typer.Option(help="Number of a task, from 1.")] = None,
+    sample: Annotated[int | None, typer.Option(help="Draw the forks of a sample, from 0.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the tasks; one task and its voters; or the forks of one sample."""
+    if sample is not None:
+        _show_sample(ledger, 1 if task is None else task, sample, as_json)
+    elif task is not None:
+        _show_task(ledger, task, as_json)
+    else:
+        from rtc_flower.reading import list_tasks
+
+        _print_records([asdict(row) for row in list_tasks(ledger)], as_json, "tasks")
+
+
+def _show_sample(ledger: Path, task: int, sample: int, as_json: bool) -> None:
+    from rtc_flower.reading import forks_of
+
+    forks = forks_of(ledger, task, sample)
+    if as_json:
+        drawn = {
+            name: [{"position": b.position, "node": b.node, "hash": b.hash.hex()} for b in blocks]
+            for name, blocks in forks.forks.items()
+        }
+        known = {"task": task, "sample": sample, "id": forks.sample_id, "how": forks.how}
+        _print_json({**known, "decided_at": forks.decided_at, "forks": drawn})
+        return
+    from rtc_flower.display import console, draw_forks
+
+    console().print(draw_forks(forks, task=task, sample=sample))
+
+
+def _show_task(ledger: Path, task: int, as_json: bool) -> None:
+    from rtc_flower.reading import NOT_ASKED, votes_of
+
+    votes = votes_of(ledger, task)
+    rows: list[dict[str, Any]] = [
+        {
+            "node": name,
+            "contract": contract,
+            "counted": bool(counted),
+            "votes": int((cast >= 0).sum()),
+            "abstained": int((cast == -1).sum()),
+            "not_asked": int((cast == NOT_ASKED).sum()),
+            "agreement": round(float((cast == votes.classes)[cast >= 0].mean()), 4)
+            if (cast >= 0).any()
+            else None,
+        }
+        for name, contract, counted, cast in zip(
+            votes.names, votes.contracts, votes.counted, votes.votes, strict=True
+        )
+    ]
+    if as_json:
+        _print_json({"task": task, "ballots": rows, "absent": votes.absent})
+        return
+    from rtc_flower.display import console, records_table
+
+    console().print(records_table(rows, f"task {task}"))
+    for name, reason in votes.absent.items():
+        console().print(f"absent: {name} ({reason})")
+
+
+@app.command()
+def export(
+    ledger: LedgerPath,
+    task: Annotated[int, typer.Option(help="Number of the task, from 1.")] = 1,
+    output: Annotated[Path | None, typer.Option(help="File; standard output if left out.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a closed task's outcomes as CSV or JSON: class, support, what decided each sample."""
+    import io
+
+    from rtc_flower.files import write_atomically
+    from rtc_flower.reading import outcome_rows
+
+    rows = outcome_rows(ledger, task)
+    if as_json:
+        text = json.dumps(rows, indent=1) + "\n"
+    else:
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        text = buffer.getvalue()
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        write_atomically(output, text)
+
+
+@app.command()
+def init(
+    state_dir: Annotated[Path, typer.Argument(help="Folder for server.key, ledger.db and HEAD.")],
+    admin_key: Annotated[
+        str | None,
+        typer.Option(help="Public key (hexadecimal) that alone enrols; open enrolment without."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a server key and an empty ledger."""
+    from rtc_flower.entries import Enrolment
+    from rtc_flower.keys import check_public_key, load_or_create_key
+    from rtc_flower.ledger import Ledger
+
+    state = state_dir.resolve()
+    admin = None if admin_key is None else _hex(admin_key, "--admin-key")
+    if admin is not None:
+        check_public_key(admin)
+    if (state / "ledger.db").exists():
+        raise LedgerError(f"{state / 'ledger.db'} exists already; a ledger is never overwritten")
+    key = load_or_create_key(state / "server.key")
+    enrolment = Enrolment.OPEN if admin is None else Enrolment.ROSTER
+    with Ledger.create(state / "ledger.db", key, enrolment=enrolment, admin_key=admin) as ledger:
+        known = {
+            "ledger": str(ledger.path),
+            "ledger_id": ledger.replay.ledger_id.hex(),
+            "server_key": key.public.hex(),
+            "enrolment": enrolment.name.lower(),
+        }
+    if as_json:
+        _print_json(known)
+    else:
+        typer.echo("\n".join(f"{name}: {value}" for name, value in known.items()))
+
+
+@roster.command("list")
+def roster_list(ledger: LedgerPath, as_json: Json = False) -> None:
+    """List the enrolled keys."""
+    from rtc_flower.reading import list_roster
+
+    _print_records(list_roster(ledger), as_json, "roster")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LedgerError(f"{path}: expected a checkpoint in a text file ({error})") from error
+
+
+def _hex(text: str, option: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError as error:
+        raise LedgerError(f"{option}: expected hexadecimal, got {text!r}") from error
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1))
+
+
+def _print_records(records: list[dict[str, Any]], as_json: bool, title: str) -> None:
+    if as_json:
+        _print_json(records)
+        return
+    from rtc_flower.display import console, records_table
+
+    console().print(records_table(records, title))
+
+
+def main() -> None:
+    """Entry point: our errors become a line on standard error, exit code 1."""
+    try:
+        app()
+    except RtcFlowerError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(1) from None

@@ -1,0 +1,84 @@
+"""Tables and fork drawings for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from rtc_flower.reading import SampleForks
+from rtc_flower.verify import Report, Verdict
+
+__all__ = ["draw_forks", "records_table", "report_view"]
+
+_COLOURS = {Verdict.OK: "green", Verdict.BAD: "bold red", Verdict.NOT_CHECKED: "yellow"}
+
+
+def records_table(records: Iterable[dict[str, Any]], title: str = "") -> Table:
+    """Table of records that share their keys; numbers to the right."""
+    rows = list(records)
+    table = Table(title=title or None, title_justify="left", header_style="bold")
+    for name in rows[0] if rows else ():
+        numeric = all(isinstance(row[name], int | float | None) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left")
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    return table
+
+
+def draw_forks(forks: SampleForks, *, task: int, sample: int, root: str = "TASK") -> Group:
+    """Forks of one sample, one line each, the longest first; blocks in counting order."""
+    name = f" ({forks.sample_id})" if forks.sample_id else ""
+    head = Text(f"task {task}, sample {sample}{name}: {_verdict(forks)}", style="bold")
+    width = max((len(label) for label in forks.forks), default=0)
+    lines = [head]
+    for number, (label, blocks) in enumerate(forks.forks.items()):
+        line = Text(f"  {root} ", style="dim")
+        for block in blocks:
+            line.append("─", style="dim")
+            line.append(f"[{block.node} #{block.position + 1}]", "green" if number == 0 else "red")
+        line.append(f"  {label.rjust(width)} × {len(blocks)}", style="bold" if number == 0 else "")
+        lines.append(line)
+    if not forks.forks:
+        lines.append(Text("  nobody voted", style="dim"))
+    return Group(*lines)
+
+
+def _verdict(forks: SampleForks) -> str:
+    if not forks.forks:
+        return "no outcome"
+    winner = next(iter(forks.forks))
+    how = {
+        "certain": f"certain after {forks.decided_at} ballots: no later vote could change it",
+        "certified": f"certified after {forks.decided_at} ballots",
+        "lead": f"decided by its lead after {forks.decided_at} ballots",
+        "full": f"the longest fork once all {forks.decided_at} ballots were counted",
+        "open": f"the longest fork so far, after {forks.decided_at} ballots",
+    }[forks.how]
+    return f"{winner!r}, {how}"
+
+
+def report_view(report: Report) -> Group:
+    """Numbered steps of a verification with their verdicts."""
+    table = Table.grid(padding=(0, 2))
+    for step in report.steps.values():
+        verdict = Text(step.verdict.value, style=_COLOURS[step.verdict])
+        text = Text(step.title)
+        if step.detail:
+            text.append(f"\n{step.detail}", style=_COLOURS[step.verdict])
+        table.add_row(step.number, verdict, text)
+    counts = (
+        f"{report.entries} entries, {report.tasks} tasks, {report.ballots} ballots, "
+        f"{report.votes} votes; ledger {report.ledger_id[:16]}"
+    )
+    notes = [Text(f"note: {note}", style="yellow") for note in report.notes]
+    style = "green" if report.exit_code == 0 else "bold red"
+    return Group(table, Text(counts, style="dim"), *notes, Text(report.summary, style=style))
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Console that keeps its width when output is not a terminal."""
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
