@@ -1,452 +1,192 @@
-"""Flower's ``Grid`` in memory, running real ClientApps, with nodes that misbehave on request.
+"""Simulate votes in one process: real ClientApps and the real strategy, ledger and verifier.
 
-`InMemoryGrid` takes the place of the grid that Flower hands to a ServerApp, so that a strategy
-and its nodes run in one process, without a SuperLink, SuperNodes or Ray. It keeps what a strategy
-can notice of Flower 1.41's deployment mode: node ids of 64 bits, a node that handles one message
-at a time, a state per node, replies that are delivered once, error replies with Flower's codes,
-messages that expire, and a pull that blocks when a node does not finish its upload.
+A population is a list of nodes; `simulate` runs tasks on it and returns what the strategy
+returns. The ledger is an ordinary one, which anybody can verify.
 
 ::
 
-    app = ClientApp()
-    ...
-    nodes = [SimulatedNode(app, node_config={"partition-id": i}) for i in range(9)]
-    nodes.append(SimulatedNode(app, node_config={"partition-id": 9}, silent=True))
-    with InMemoryGrid(nodes, seed=7) as grid:
-        result = strategy.start(grid, ArrayRecord())
+    from rtc_flower.simulator import honest, labelled_task, silent, simulate, sybil
 
-With ``workers=1`` nothing runs in the background: every pull first lets one node answer one
-message, in an order drawn from the seed, so that a run can be repeated exactly.
+    truth = numpy.random.default_rng(0).integers(0, 10, 1000)
+    nodes = [honest(0.8, seed=i) for i in range(8)] + [sybil(), sybil(), silent()]
+    result = simulate([labelled_task(truth, 10)], nodes, state_dir=Path("/tmp/vote"))
+    accuracy = (result.tasks[0].outcomes.classes == truth).mean()
+    assert verify(result.ledger).summary == "ok"
+
+How nodes behave is told in `rtc_flower.voters` and `rtc_flower.rogue_voters`, and what else can
+befall them in `SimulatedNode`; a node with a model of its own is a
+``SimulatedNode(make_client_app(...))``. Nothing runs in the background and no time passes but on
+a clock of the simulation, so a deadline of an hour costs nothing, and the same seed gives the same
+outcomes under the counting order ``arrival``. Keys, salts and TASK's random bytes are fresh in
+each run; the order of invitation follows from them. Nodes that compute at the same time, in real
+time, are those of an `InMemoryGrid` with several workers.
 """
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import heapq
-import logging
-import random
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import KW_ONLY, dataclass, field
-from typing import Self
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from flwr.app import Context, Error, Message, Metadata, MetricRecord, RecordDict
+import numpy as np
+import numpy.typing as npt
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
-__all__ = ["InMemoryGrid", "SimulatedNode"]
+from rtc_flower.memory_grid import InMemoryGrid
+from rtc_flower.memory_node import SimulatedNode
+from rtc_flower.rogue_voters import MALFORMATIONS, Spy, copying, equivocating, malformed
+from rtc_flower.samples import Samples
+from rtc_flower.strategies.collector import Collector
+from rtc_flower.strategies.proof_of_prediction import ProofOfPrediction, VoteResult, VoteTask
+from rtc_flower.voters import (
+    asked_to_vote,
+    crashing,
+    forging,
+    honest,
+    lazy,
+    silent,
+    slow,
+    sybil,
+)
 
-_LOG = logging.getLogger("flwr.rtc_flower")
+__all__ = [
+    "MALFORMATIONS",
+    "InMemoryGrid",
+    "SimulatedClock",
+    "SimulatedNode",
+    "Spy",
+    "asked_to_vote",
+    "copying",
+    "crashing",
+    "equivocating",
+    "forging",
+    "honest",
+    "labelled_task",
+    "lazy",
+    "malformed",
+    "population",
+    "silent",
+    "simulate",
+    "slow",
+    "sybil",
+]
 
-# Flower's codes of error replies.
-_APP_RAISED = 2
-_MESSAGE_UNAVAILABLE = 3
-_NODE_UNAVAILABLE = 5
-_APP_CRASHED = 8
-
-# What the SuperLink calls itself in the replies that it makes.
-_SUPERLINK = 1
-_HUGE = 64 << 20
-_RUBBISH = ("empty", "records", "bytes", "huge")
-
-
-def _always(_: Message) -> bool:
-    return True
-
-
-@dataclass(frozen=True)
-class SimulatedNode:
-    """A node: what it runs, how it is configured, and how it misbehaves.
-
-    Parameters
-    ----------
-    app : Callable[[Message, Context], Message]
-        The node's ``ClientApp``.
-    node_config, run_config : Mapping, optional
-        What Flower would put into the ``Context``.
-    when : Callable[[Message], bool], optional
-        Messages that the faults below apply to; all of them by default. A node can so answer a
-        hello honestly and fall silent when it is asked to vote.
-    delay : float, optional
-        Seconds before the app is called. Not slept under ``workers=1``, where messages to slower
-        nodes are only handled later.
-    silent : bool, optional
-        Never replies; the app is not called.
-    crash_after : int, optional
-        Crashes on every message after this many; 0 crashes on the first.
-    crash_code : int, optional
-        Error that a crash is reported with: 8, the app's process died, or 5, the node is gone
-        (it is then no longer listed among the node ids).
-    rubbish : str, optional
-        What it replies in place of its app's answer: ``"empty"``, no records; ``"records"``, those
-        of another program; ``"bytes"`` or ``"huge"``, the true ones with every byte string
-        replaced by random bytes as long, or by 64 MiB of zeros.
-    forge : int, optional
-        Position, in order of joining, of the node in whose name it replies: the reply carries the
-        id of the oldest message that this node was sent and has not answered. The SuperLink binds
-        no reply to its sender, so the true reply is then refused as a duplicate.
-    stuck : float, optional
-        Announces its reply and does not upload it: a pull of that message blocks for this many
-        seconds from the announcement, then ends with error 3 (180 s in a deployment).
-    tamper : Callable[[Message], Message], optional
-        Changes the reply last; anything that the fields above do not cover.
-    joins_after : int, optional
-        Joins when the grid has accepted this many messages. See also `InMemoryGrid.join`.
-    """
-
-    app: Callable[[Message, Context], Message]
-    _: KW_ONLY
-    node_config: Mapping[str, str | int | float | bool] = field(default_factory=dict)
-    run_config: Mapping[str, str | int | float | bool] = field(default_factory=dict)
-    when: Callable[[Message], bool] = _always
-    delay: float = 0.0
-    silent: bool = False
-    crash_after: int | None = None
-    crash_code: int = _APP_CRASHED
-    rubbish: str | None = None
-    forge: int | None = None
-    stuck: float = 0.0
-    tamper: Callable[[Message], Message] | None = None
-    joins_after: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("delay", "stuck", "joins_after", "crash_after"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"{name} is {value}, expected 0 or more")
-        if self.crash_code not in (_NODE_UNAVAILABLE, _APP_CRASHED):
-            raise ValueError(f"crash_code is {self.crash_code}, expected 5 or 8")
-        if self.rubbish not in (None, *_RUBBISH):
-            raise ValueError(f"rubbish is {self.rubbish!r}, expected one of {_RUBBISH}")
+_POLL = 0.02  # simulated seconds between two pulls of one message
 
 
-@dataclass
-class _Job:
-    """An instruction on its way to a node, and its reply on the way back."""
+class SimulatedClock:
+    """Seconds that pass only when somebody sleeps."""
 
-    message: Message
-    reply_id: str
-    reply: Message | None = None
-    stuck_until: float | None = None
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
 
+    def __call__(self) -> float:
+        """Seconds since the simulation began."""
+        return self.now
 
-class _Node:
-    """A node that has been given its id."""
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += max(0.0, seconds)
 
-    def __init__(self, node_id: int, spec: SimulatedNode, run_id: int) -> None:
-        self.node_id = node_id
-        self.spec = spec
-        self.context = Context(
-            run_id, node_id, dict(spec.node_config), RecordDict(), dict(spec.run_config)
-        )
-        self.queue: deque[_Job] = deque()
-        self.lock = threading.Lock()
-        self.received = 0
-        self.gone = False
+    def collector(self, grid: Grid) -> Collector:
+        """Make a collector that pulls in the caller's thread and waits on this clock."""
+        return Collector(grid, workers=0, poll=_POLL, clock=self, sleep=self.sleep)
 
 
-class InMemoryGrid(Grid):
-    """Runs ClientApps in this process behind Flower's ``Grid`` interface.
+def labelled_task(
+    truth: npt.ArrayLike, classes: int | Sequence[str], *, first: int = 0, kind: str = "default"
+) -> VoteTask:
+    """Make a task whose samples show their class to the nodes of `rtc_flower.voters`.
 
     Parameters
     ----------
-    nodes : Iterable[SimulatedNode]
-        Nodes, in order of joining.
-    seed : int, optional
-        Node ids, message ids and, under ``workers=1``, the order of the replies follow from it.
-        Every second node id is above 2**63.
-    workers : int, optional
-        Nodes that compute at the same time; all of them by default, a thread per message. 1 runs
-        nothing in the background: each pull lets one node answer first.
-    run_id : int, optional
-        The run that contexts and messages belong to.
-    clock : Callable[[], float], optional
-        Unix time in seconds, which messages expire by.
-
-    Notes
-    -----
-    A Flower message can be built only inside a run. The grid enters one when it is made and leaves
-    it on `close`, so it has to be closed, best as a context manager.
+    truth : array_like of int (n,)
+        The true class of every sample.
+    classes : int or sequence of str
+        Number of classes, or their names.
+    first : int
+        Number of the first sample. Nodes err by the number of a sample: let the tasks of a pool
+        count on, or they err alike in each.
+    kind : str
+        Kind of contract asked for.
     """
-
-    def __init__(
-        self,
-        nodes: Iterable[SimulatedNode] = (),
-        *,
-        seed: int = 0,
-        workers: int | None = None,
-        run_id: int = 1,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        if workers is not None and workers < 1:
-            raise ValueError(f"workers is {workers}, expected at least 1, or None for all")
-        self._random = random.Random(seed)
-        self._sequential = workers == 1
-        self._slots: contextlib.AbstractContextManager[object] = (
-            contextlib.nullcontext() if workers is None else threading.Semaphore(workers)
-        )
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._closed = threading.Event()
-        self._nodes: dict[int, _Node] = {}
-        self._jobs: dict[str, _Job] = {}
-        self._waiting: list[tuple[float, float, int, _Node]] = []
-        self._accepted = 0
-        self._run = Run.create_empty(run_id)
-        self._outside = (TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id)
-        TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id = run_id, _SUPERLINK, 1
-        for node in nodes:
-            self.join(node)
-
-    def __enter__(self) -> Self:
-        """Return the grid itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the grid."""
-        self.close()
-
-    def close(self) -> None:
-        """Leave the run: wake all that sleep; nodes that compute finish, their replies are lost."""
-        if not self._closed.is_set():
-            self._closed.set()
-            TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id = self._outside
-
-    def join(self, node: SimulatedNode) -> int:
-        """Add a node and return its id, an unsigned 64-bit integer."""
-        with self._lock:
-            # 62 random bits: no collisions, none of Flower's reserved ids.
-            node_id = len(self._nodes) % 2 << 63 | 1 << 62 | self._random.getrandbits(62)
-            self._nodes[node_id] = _Node(node_id, node, self._run.run_id)
-        return node_id
-
-    def set_run(self, run: Run) -> None:
-        """Set the run that `run` describes; messages keep the run id given at the start."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """The run."""
-        return copy.copy(self._run)
-
-    def get_node_ids(self) -> list[int]:
-        """Ids of the nodes that are there now, in order of joining."""
-        with self._lock:
-            return [
-                node.node_id
-                for node in self._nodes.values()
-                if not node.gone and node.spec.joins_after <= self._accepted
-            ]
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Create a message; Flower deprecates this in favour of ``Message(...)``."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Hand messages to their nodes.
-
-        Returns
-        -------
-        list of str
-            An id per message, which is also set in its metadata as Flower does; ``""`` where the
-            node is unknown.
-
-        Raises
-        ------
-        RuntimeError
-            The grid is closed.
-        """
-        if self._closed.is_set():
-            raise RuntimeError("push_messages on a grid that is closed")
-        with self._lock:
-            accepted = [self._accept(message) for message in messages]
-        for node, _ in accepted:
-            if node is not None and not self._sequential:
-                threading.Thread(target=self._handle, args=(node,), daemon=True).start()
-        return [message_id for _, message_id in accepted]
-
-    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Deliver the replies that are there, each of them once.
-
-        An id that is unknown, already delivered, or whose message has expired gives an error reply
-        with code 3. Blocks only for nodes that are `stuck`.
-        """
-        if self._sequential:
-            with self._lock:
-                node = heapq.heappop(self._waiting)[-1] if self._waiting else None
-            if node is not None:
-                self._handle(node)
-        pulled = [self._pull(message_id) for message_id in dict.fromkeys(message_ids)]
-        return [reply for reply in pulled if reply is not None]
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> list[Message]:
-        """Push messages and pull until every reply is there or `timeout` seconds are over."""
-        waiting = dict.fromkeys(self.push_messages(messages))
-        end = None if timeout is None else time.monotonic() + timeout
-        replies: list[Message] = []
-        while waiting and not self._closed.is_set() and (end is None or time.monotonic() < end):
-            for reply in self.pull_messages(waiting):
-                replies.append(reply)
-                waiting.pop(reply.metadata.reply_to_message_id, None)
-            if waiting and not self._sequential:
-                self._closed.wait(0.01)
-        return replies
-
-    # --- instructions, from the push to the node ---
-
-    def _accept(self, message: Message) -> tuple[_Node | None, str]:
-        """Queue a message for its node; the lock is held."""
-        if message.metadata.ttl <= 0:
-            raise ValueError(f"ttl is {message.metadata.ttl}, expected more than 0 s")
-        node = self._nodes.get(message.metadata.dst_node_id)
-        if node is None or node.spec.joins_after > self._accepted:
-            return None, ""
-        message_id = self._new_id()
-        message.metadata.__dict__["_message_id"] = message_id
-        # The node works on its own copy, as it would after a transfer; bytes are shared.
-        job = _Job(copy.deepcopy(message), self._new_id())
-        self._jobs[message_id] = job
-        node.queue.append(job)
-        self._accepted += 1
-        if self._sequential:
-            rank = (node.spec.delay, self._random.random(), self._accepted)
-            heapq.heappush(self._waiting, (*rank, node))
-        return node, message_id
-
-    def _new_id(self) -> str:
-        return f"{self._random.getrandbits(256):064x}"
-
-    def _handle(self, node: _Node) -> None:
-        """Let a node answer its oldest message, after those that it is already working on."""
-        with node.lock, self._slots:
-            job = node.queue.popleft()
-            if self._closed.is_set() or self._expired(job):
-                return
-            reply = self._reply(node, job.message)
-            if reply is not None and not self._closed.is_set():
-                self._store(node, job, reply)
-
-    # --- replies, from the node to the pull ---
-
-    def _reply(self, node: _Node, message: Message) -> Message | None:
-        """Answer a message as the node would, faults included; None for no reply."""
-        spec, number = node.spec, node.received
-        node.received += 1
-        if not spec.when(message):
-            return self._run_app(node, message)
-        if spec.delay and not self._sequential:
-            self._closed.wait(spec.delay)
-        if spec.silent:
-            return None
-        if spec.crash_after is not None and number >= spec.crash_after:
-            return self._crash(node, message)
-        reply = self._run_app(node, message)
-        if spec.rubbish is not None:
-            noise = random.Random(node.node_id + number)
-            reply = Message(_rubbish(spec.rubbish, message, reply, noise), reply_to=message)
-        if spec.forge is not None:
-            self._forge(spec.forge, reply)
-        return reply if spec.tamper is None else spec.tamper(reply)
-
-    def _run_app(self, node: _Node, message: Message) -> Message:
-        try:
-            reply = node.spec.app(message, node.context)
-        except Exception as error:
-            _LOG.warning("the app of node %d raised", node.node_id, exc_info=error)
-            reason = f"{type(error)}:<'{error}'>"
-            return Message(Error(_APP_RAISED, reason), reply_to=message)
-        if not isinstance(reply, Message):
-            # The app's process ends without a reply, which the SuperNode notices.
-            return Message(Error(_APP_CRASHED, "ClientApp stopped responding."), reply_to=message)
-        return reply
-
-    def _crash(self, node: _Node, message: Message) -> Message:
-        if node.spec.crash_code != _NODE_UNAVAILABLE:
-            error = Error(node.spec.crash_code, "ClientApp stopped responding.")
-            return Message(error, reply_to=message)
-        node.gone = True
-        error = Error(_NODE_UNAVAILABLE, "Error: Node Unavailable")
-        return self._superlink_error(message.metadata.message_id, error)
-
-    def _forge(self, position: int, reply: Message) -> None:
-        """Put the id of another node's open message, and its name, into a reply."""
-        with self._lock:
-            victim = list(self._nodes)[position]
-            for message_id, job in self._jobs.items():
-                if job.message.metadata.dst_node_id == victim and job.reply is None:
-                    reply.metadata.__dict__["_reply_to_message_id"] = message_id
-                    reply.metadata.__dict__["_src_node_id"] = victim
-                    return
-
-    def _store(self, node: _Node, job: _Job, reply: Message) -> None:
-        reply = copy.deepcopy(reply)
-        reply.metadata.__dict__["_message_id"] = job.reply_id
-        with self._lock:
-            target = self._jobs.get(reply.metadata.reply_to_message_id)
-            if target is None or target.reply is not None:
-                _LOG.warning("a reply of node %d is refused: unknown or duplicate", node.node_id)
-                return
-            target.reply = reply
-            if node.spec.stuck and node.spec.when(job.message):
-                target.stuck_until = self._clock() + node.spec.stuck
-
-    def _pull(self, message_id: str) -> Message | None:
-        with self._lock:
-            job = self._jobs.get(message_id)
-        if job is not None and not self._expired(job):
-            if job.reply is None:
-                return None
-            if job.stuck_until is not None:
-                self._closed.wait(max(0.0, job.stuck_until - self._clock()))
-        with self._lock:
-            job = self._jobs.pop(message_id, None)
-        if job is None or job.reply is None or job.stuck_until is not None or self._expired(job):
-            error = Error(_MESSAGE_UNAVAILABLE, "Error: Message Unavailable")
-            return self._superlink_error(message_id, error)
-        return job.reply
-
-    def _expired(self, job: _Job) -> bool:
-        metadata = job.message.metadata
-        return metadata.created_at + metadata.ttl < self._clock()
-
-    def _superlink_error(self, reply_to: str, error: Error) -> Message:
-        """Build an error reply that no node sent; its source is 1."""
-        metadata = Metadata(
-            run_id=self._run.run_id,
-            message_id=f"error-{reply_to}",
-            src_node_id=_SUPERLINK,
-            dst_node_id=_SUPERLINK,
-            reply_to_message_id=reply_to,
-            group_id="",
-            created_at=self._clock(),
-            ttl=0,
-            message_type="system",
-        )
-        return Message(error=error, metadata=metadata)  # type: ignore[call-overload,no-any-return]
+    labels = np.asarray(truth)
+    count = classes if isinstance(classes, int) else len(classes)
+    columns = (labels, first + np.arange(len(labels)), np.full(len(labels), count))
+    return VoteTask(Samples(np.stack(columns, axis=1).astype(np.int32)), classes, kind)
 
 
-def _rubbish(kind: str, message: Message, reply: Message, noise: random.Random) -> RecordDict:
-    """Make the records that a node sends in place of its reply."""
-    if kind == "empty":
-        return RecordDict()
-    if kind == "records":
-        return RecordDict({"weather": MetricRecord({"rain": 0.5, "wind": [1.0, 2.0]})})
-    content = copy.deepcopy(reply.content if reply.has_content() else message.content)
-    for record in content.config_records.values():
-        for key, value in record.items():
-            if isinstance(value, bytes):
-                record[key] = noise.randbytes(len(value)) if kind == "bytes" else bytes(_HUGE)
-    return content
+def population(nodes: Sequence[SimulatedNode], state_dir: Path) -> list[SimulatedNode]:
+    """Give every node its partition, a name and a state directory, where it has none.
+
+    The node at position 3 is ``nodes/3`` under ``state_dir``, and is called by its behaviour and
+    position: ``silent-3``.
+    """
+    return [_placed(node, position, state_dir) for position, node in enumerate(nodes)]
+
+
+def _placed(node: SimulatedNode, position: int, state_dir: Path) -> SimulatedNode:
+    given = {
+        "partition-id": position,
+        "state-dir": str(state_dir / "nodes" / str(position)),
+        **node.node_config,
+        "name": f"{node.node_config.get('name', 'node')}-{position}",
+    }
+    return replace(node, node_config=given)
+
+
+def simulate(
+    tasks: Sequence[VoteTask],
+    nodes: Sequence[SimulatedNode],
+    *,
+    state_dir: Path,
+    seed: int = 0,
+    min_nodes: int | None = None,
+    deadline: float = 60.0,
+    clock: SimulatedClock | None = None,
+    strategy: Callable[..., ProofOfPrediction] = ProofOfPrediction,
+    **options: Any,
+) -> VoteResult:
+    """Let a population vote on tasks.
+
+    Run it again with the same ``state_dir`` and it goes on with the same ledger and the same
+    nodes, under new Flower ids if ``seed`` is another: a restart.
+
+    Parameters
+    ----------
+    tasks : sequence of VoteTask
+    nodes : sequence of SimulatedNode
+    state_dir : Path
+        Absolute. The server's files are in it, those of the nodes under ``nodes/``.
+    seed : int
+        Draws node ids and who answers first.
+    min_nodes : int, optional
+        All that are there from the start by default.
+    deadline : float
+        Simulated seconds that an invited node has.
+    clock : SimulatedClock, optional
+    strategy : callable, optional
+        A subclass of `ProofOfPrediction`.
+    **options
+        Further parameters of `ProofOfPrediction`: ``rule``, ``wave_size``, ``on_event``, ...
+
+    Returns
+    -------
+    VoteResult
+    """
+    clock = clock or SimulatedClock()
+    if min_nodes is None:
+        min_nodes = sum(node.joins_after == 0 for node in nodes)
+    made = strategy(
+        tasks,
+        state_dir,
+        min_nodes=min_nodes,
+        deadline=deadline,
+        collector=clock.collector,
+        clock=clock,
+        sleep=clock.sleep,
+        **options,
+    )
+    with InMemoryGrid(population(nodes, state_dir), seed=seed, workers=1, clock=clock) as grid:
+        return made.start(grid)

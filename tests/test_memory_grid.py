@@ -14,7 +14,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.task_identity import TaskIdentity
 
-from rtc_flower.simulator import InMemoryGrid, SimulatedNode
+from rtc_flower.memory_grid import InMemoryGrid
+from rtc_flower.memory_node import SimulatedNode
 
 
 def echo_app() -> ClientApp:
@@ -274,13 +275,16 @@ def test_close_wakes_a_stuck_pull() -> None:
 
 def test_a_forged_reply_takes_the_place_of_the_true_one(caplog: pytest.LogCaptureFixture) -> None:
     forger_node = node(forge=0, node_config={"name": "forger"})
-    with InMemoryGrid([node(delay=1.0), forger_node], workers=1) as grid:
+    now = [0.0]
+    nodes = [node(delay=1.0), forger_node]
+    with InMemoryGrid(nodes, workers=1, clock=lambda: now[0]) as grid:
         victim, forger = grid.get_node_ids()
         to_victim, to_forger = grid.push_messages([ask(victim), ask(forger)])
         # One node answers per pull, the slower one last; both replies are in before either is asked
         # for, and only the first counts.
         for _ in range(2):
             grid.pull_messages([])
+            now[0] += 1.0
         assert f"a reply of node {victim} is refused" in caplog.text
         (reply,) = grid.pull_messages([to_victim, to_forger])
         assert reply.metadata.reply_to_message_id == to_victim
@@ -318,11 +322,15 @@ def test_nodes_join_later() -> None:
 
 def sequential_order(seed: int) -> list[str]:
     nodes = [node(node_config={"name": str(i)}, delay=60.0 * (i == 0)) for i in range(8)]
-    with InMemoryGrid(nodes, seed=seed, workers=1) as grid:
+    now = [0.0]
+    with InMemoryGrid(nodes, seed=seed, workers=1, clock=lambda: now[0]) as grid:
         sent = grid.push_messages([ask(i) for i in grid.get_node_ids()])
         before = threading.active_count()
         waiting, names = set(sent), list[str]()
-        for _ in sent:
+        for number in range(len(sent)):
+            if number == 7:
+                assert grid.pull_messages(waiting) == []
+                now[0] += 60.0
             (reply,) = grid.pull_messages(waiting)
             waiting.discard(reply.metadata.reply_to_message_id)
             names.append(str(out(reply)["name"]))
