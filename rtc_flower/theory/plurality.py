@@ -27,6 +27,9 @@ __all__ = [
 ]
 
 
+_LOG_SMALLEST = -760.0
+
+
 @overload
 def plurality_accuracy(n: int, k: int, p: float, tie: Tie = ...) -> float: ...
 @overload
@@ -220,6 +223,9 @@ def win_probabilities(
 def _log_win(n: int, probs: Floats, offsets: Ints, c: int, tie: Tie) -> float:
     """Log probability that class c wins: a sum over its number of votes."""
     own = float(probs[c])
+    gap = max(0.0, float(np.sqrt(probs.max()) - np.sqrt(own)))
+    if not offsets.any() and n * np.log1p(-min(gap**2, 1 - 1e-16)) < _LOG_SMALLEST:
+        return -np.inf  # Chernoff: it does not even beat the most likely class.
     if own == 0.0 and n > 0:
         low = high = 0
     else:

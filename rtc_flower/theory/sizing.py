@@ -152,7 +152,7 @@ def honest_needed(sybil: int, p: float, p_w: float, level: float | None = None) 
     if rest > 1e-12:
         others = _MOST_CLASSES - 2 if p_w == 0 else int(np.ceil(rest / p_w - 1e-9))
         others = min(max(others, 1), _MOST_CLASSES - 2)
-    probs = np.array([p, p_w] + [rest / others] * others)
+    probs = np.array([p, p_w] + [rest / max(others, 1)] * others)
     probs /= probs.sum()
     offsets = np.zeros(probs.size, dtype=np.int64)
     offsets[1] = sybil
