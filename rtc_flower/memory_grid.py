@@ -65,7 +65,7 @@ class _Node:
         )
         self.queue: deque[_Job] = deque()
         self.lock = threading.Lock()
-        self.received = 0
+        self.accepted = self.received = 0
         self.gone = False
 
 
@@ -104,7 +104,7 @@ class InMemoryGrid(Grid):
     ) -> None:
         if workers is not None and workers < 1:
             raise ValueError(f"workers is {workers}, expected at least 1, or None for all")
-        self._random = random.Random(seed)
+        self._seed, self._random = seed, random.Random(seed)
         self._sequential = workers == 1
         self._slots: contextlib.AbstractContextManager[object] = (
             contextlib.nullcontext() if workers is None else threading.Semaphore(workers)
@@ -246,9 +246,14 @@ class InMemoryGrid(Grid):
         if self._sequential:
             slow = node.spec.delay and node.spec.when(message)
             due = now + node.spec.delay if slow else 0.0
-            entry = (due, self._random.random(), self._accepted, node)
+            entry = (due, self._draw(node), self._accepted, node)
             heapq.heappush(self._waiting, entry)
         return node, message_id
+
+    def _draw(self, node: _Node) -> float:
+        """Place of a node's next message among those due: by node, not by who was sent to first."""
+        node.accepted += 1
+        return random.Random(f"{self._seed} {node.node_id} {node.accepted}").random()
 
     def _new_id(self) -> str:
         return f"{self._random.getrandbits(256):064x}"

@@ -146,7 +146,8 @@ class VoteRound:
                 continue
             batch.append((voter, node.node_id, self._request(voter, node.seen_size)))
         if batch:
-            self._send(batch)
+            # By Flower's id, not by rank, which is random: a simulation can so be repeated.
+            self._send(sorted(batch, key=lambda asked: asked[1]))
 
     def _exhausted(self, voter: bytes) -> bool:
         return self._attempts.get(voter, 0) >= MAX_REFUSALS
@@ -264,6 +265,7 @@ class VoteRound:
             decided=int(tally.decided.sum()),
             samples=tally.task.n,
             voters=len(tally.ranks),
+            ledger_seconds=self._ledger.seconds,
         )
         _LOG.info("%s", event)
         self._on_event(event)
