@@ -14,7 +14,7 @@ __all__ = ["convolutional", "lenet", "perceptron", "residual"]
 
 
 def convolutional(shape: tuple[int, int], classes: int, *, width: int = 16) -> nn.Module:
-    """Return two 3 x 3 convolutions of ``width`` and twice as many channels, and two layers."""
+    """Return two 5 x 5 convolutions of ``width`` and twice as many channels, and two layers."""
     height, breadth = shape[0] // 4, shape[1] // 4
     return nn.Sequential(
         *_pooled(1, width),
@@ -97,7 +97,7 @@ class ResidualBlock(nn.Module):
 
 def _pooled(before: int, after: int) -> list[nn.Module]:
     return [
-        nn.Conv2d(before, after, 3, padding=1),
+        nn.Conv2d(before, after, 5, padding=2),
         nn.MaxPool2d(2),
         nn.BatchNorm2d(after),
         nn.ReLU(),

@@ -204,7 +204,7 @@ class CNN(Neural):
 
     kind = "cnn"
 
-    def __init__(self, *, epochs: int = 25, rate: float = 2e-3, **options: Any) -> None:
+    def __init__(self, *, epochs: int = 20, rate: float = 2e-3, **options: Any) -> None:
         super().__init__(epochs=epochs, rate=rate, **options)
 
     def _build(self, shape: tuple[int, int], classes: int) -> nn.Module:
