@@ -1,0 +1,1 @@
+"""Nodes: private data, models and the ClientApp that votes with them."""
