@@ -63,7 +63,8 @@ class Race:
     messages : int
         Blocks sent from one peer to another.
     split_time : float
-        Time during which peers held different longest forks of the leading solution.
+        Time during which peers held different longest forks of the leading solution; having
+        heard of none yet counts as different.
     agreed_at : float or None
         When all peers came to hold the same one for good; None if they never did.
     tips : tuple of (Block or None)
