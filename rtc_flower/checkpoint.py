@@ -7,12 +7,14 @@ import binascii
 from dataclasses import dataclass
 from hashlib import sha256
 
+from rtc_flower.encoding import u64
 from rtc_flower.errors import FormatError, SignatureError
 from rtc_flower.keys import SigningKey, check_signature
 
-__all__ = ["Checkpoint", "origin_of"]
+__all__ = ["Checkpoint", "origin_of", "witness_name"]
 
 _ED25519 = b"\x01"
+_COSIGNATURE = b"\x04"
 _DASH = "\u2014 "
 
 
@@ -21,8 +23,13 @@ def origin_of(ledger_id: bytes) -> str:
     return f"rtc-flower/ledger/{ledger_id.hex()}"
 
 
-def _key_hash(name: str, key: bytes) -> bytes:
-    return sha256(name.encode() + b"\n" + _ED25519 + key).digest()[:4]
+def witness_name(key: bytes) -> str:
+    """Key name of a node's cosignatures."""
+    return f"rtc-flower/node/{key.hex()}"
+
+
+def _key_hash(name: str, key: bytes, kind: bytes = _ED25519) -> bytes:
+    return sha256(name.encode() + b"\n" + kind + key).digest()[:4]
 
 
 def _unbase64(text: str, what: str) -> bytes:
@@ -103,3 +110,37 @@ class Checkpoint:
                     check_signature(key, blob[4:], body.encode())
                     return checkpoint
         raise SignatureError(f"expected a checkpoint signed by {key.hex()[:16]}..., found none")
+
+    def _cosigned(self, seconds: int) -> bytes:
+        return f"cosignature/v1\ntime {seconds}\n{self.body()}".encode()
+
+    def cosign(self, key: SigningKey, *, seconds: int) -> str:
+        """Return a C2SP cosignature line (without its newline) by a node.
+
+        Parameters
+        ----------
+        seconds : int
+            Unix time at which the node verified this checkpoint.
+        """
+        name = witness_name(key.public)
+        signature = key.sign(self._cosigned(seconds))
+        blob = _key_hash(name, key.public, _COSIGNATURE) + u64(seconds) + signature
+        return f"{_DASH}{name} {base64.b64encode(blob).decode()}"
+
+    def check_cosignature(self, line: str, key: bytes) -> int:
+        """Verify a node's cosignature line; return its Unix time.
+
+        Raises
+        ------
+        FormatError, SignatureError
+        """
+        name = witness_name(key)
+        prefix = f"{_DASH}{name} "
+        if not line.startswith(prefix):
+            raise FormatError(f"expected a cosignature by {key.hex()[:16]}..., got {line[:40]!r}")
+        blob = _unbase64(line[len(prefix) :], "cosignature")
+        if len(blob) != 76 or blob[:4] != _key_hash(name, key, _COSIGNATURE):
+            raise FormatError(f"expected a cosignature by {key.hex()[:16]}..., got another key's")
+        seconds = int.from_bytes(blob[4:12], "big")
+        check_signature(key, blob[12:], self._cosigned(seconds))
+        return seconds

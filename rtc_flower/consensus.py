@@ -1,7 +1,7 @@
 """Pure replay of the log: forks, decisions and closings are a function of its entries.
 
 `Replay` is fed one leaf after another. It repeats every decision, refuses an entry that the
-rules forbid, and knows no file, clock, socket or signature. The rules are numbered R1 to R13 in
+rules forbid, and knows no file, clock, socket or signature. The rules are numbered R1 to R15 in
 ``docs/spec.md``; each check here carries its number.
 """
 
@@ -17,10 +17,12 @@ from rtc_flower.entries import (
     CloseReason,
     Enrolment,
     Entry,
+    Evidence,
     Genesis,
     Invite,
     Refusal,
     Refused,
+    ServerKey,
     Task,
     Unknown,
     decode_leaf,
@@ -32,6 +34,7 @@ from rtc_flower.errors import (
     ReplayError,
     UnsupportedError,
 )
+from rtc_flower.keys import check_public_key
 from rtc_flower.merkle import Frontier, leaf_hash
 from rtc_flower.roster import Roster
 from rtc_flower.tally import Counted, Tally
@@ -99,6 +102,8 @@ class Replay:
         Leaf hash of the last CLOSE, or the ledger id.
     next_row : int
         First block row of the next task.
+    server_keys : list of (int, bytes)
+        Keys that signed checkpoints, each with the smallest size that it signs.
     """
 
     def __init__(self) -> None:
@@ -111,12 +116,33 @@ class Replay:
         self.roots = [self.frontier.root()]
         self.last_close = b""
         self.next_row = 1
+        self.server_keys: list[tuple[int, bytes]] = []
+        self._task_ids: set[bytes] = set()
+        self._accused: set[tuple[bytes, bytes]] = set()
         self._due: Close | None = None
 
     @property
     def size(self) -> int:
         """Number of entries."""
         return self.frontier.size
+
+    @property
+    def server_key(self) -> bytes:
+        """The key that signs checkpoints now."""
+        return self.server_keys[-1][1]
+
+    def key_at(self, size: int) -> bytes:
+        """The key that signs the checkpoint of ``size`` entries."""
+        keys = (key for start, key in reversed(self.server_keys) if start <= size)
+        return next(keys, self.server_keys[0][1])
+
+    @property
+    def roster_key(self) -> bytes:
+        """The key that signs rosters: the admin's under roster enrolment, else the server's."""
+        genesis = self.genesis
+        if genesis is not None and genesis.enrolment is Enrolment.ROSTER:
+            return genesis.admin_key
+        return self.server_key
 
     @property
     def open_task(self) -> Tally | None:
@@ -178,6 +204,10 @@ class Replay:
                 self._refused(entry)
             case Close():
                 self._close(entry, hashed)
+            case Evidence():
+                self._evidence(entry)
+            case ServerKey():
+                self._server_key(entry)
             case Unknown():
                 raise UnsupportedError(f"entry {self.size} is of the unknown type {entry.number}")
         return ()
@@ -191,6 +221,7 @@ class Replay:
         if by_admin == (entry.admin_key == bytes(32)) or entry.admin_key == entry.server_key:
             raise ReplayError("R1", "expected an admin key, not the server's, under roster only")
         self.genesis, self.ledger_id, self.last_close = entry, hashed, hashed
+        self.server_keys.append((1, entry.server_key))
 
     def _roster(self, entry: Roster) -> None:
         try:
@@ -207,6 +238,7 @@ class Replay:
             entry, task_id=hashed, index=self.size, roster=self.roster, first_row=self.next_row
         )
         self.next_row += len(self.tally.ranks) * entry.n
+        self._task_ids.add(hashed)
 
     def _named(self, rule: str, task_id: bytes) -> Tally:
         """The open task, which ``task_id`` must name."""
@@ -278,3 +310,31 @@ class Replay:
             raise ReplayError("R13", f"expected no CLOSE yet but an abort, got {entry}")
         tally.closed = entry
         self.last_close = hashed
+
+    def _evidence(self, entry: Evidence) -> None:
+        """Evidence never changes a count: the ballot that was stored first stays."""
+        first, second = entry.first, entry.second
+        context = (first.ledger_id, first.task_id, first.voter)
+        if context != (second.ledger_id, second.task_id, second.voter):
+            raise ReplayError("R14", "expected two headers of one voter for one task")
+        if first.ledger_id != self.ledger_id or first.task_id not in self._task_ids:
+            raise ReplayError("R14", "expected headers for a task of this ledger")
+        if first.ballot_id == second.ballot_id:
+            raise ReplayError("R14", "expected two different ballots")
+        if (first.task_id, first.voter) in self._accused:
+            raise ReplayError("R14", "expected one EVIDENCE for a voter and task")
+        self._accused.add((first.task_id, first.voter))
+
+    def is_accused(self, task_id: bytes, voter: bytes) -> bool:
+        """Whether there is EVIDENCE against ``voter`` in that task."""
+        return (task_id, voter) in self._accused
+
+    def _server_key(self, entry: ServerKey) -> None:
+        try:
+            check_public_key(entry.key)
+        except KeyFormatError as error:
+            raise ReplayError("R15", str(error)) from error
+        used = {key for _, key in self.server_keys} | {self.roster_key}
+        if entry.key in used:
+            raise ReplayError("R15", "expected a new server key, got one that was used before")
+        self.server_keys.append((self.size + 1, entry.key))

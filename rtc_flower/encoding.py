@@ -26,6 +26,7 @@ __all__ = [
     "TAG_RANKS",
     "TAG_ROSTER",
     "TAG_SAMPLES",
+    "TAG_SERVER_KEY",
     "TAG_TIPS",
     "TAG_VOTES",
     "Reader",
@@ -45,6 +46,7 @@ TAG_VOTES = b"rtc-flower votes"
 TAG_BLOCK = b"rtc-flower block"
 TAG_ROSTER = b"rtc-flower rostr"
 TAG_RANKS = b"rtc-flower ranks"
+TAG_SERVER_KEY = b"rtc-flower srvky"
 TAG_HELLO = b"rtc-flower hello"
 TAG_DECLINE = b"rtc-flower declN"
 TAG_SAMPLES = b"rtc-flower data1"

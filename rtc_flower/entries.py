@@ -11,7 +11,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from rtc_flower.ballot import Ballot
+from rtc_flower.ballot import Ballot, Header
 from rtc_flower.encoding import (
     TAG_ENTRY,
     Reader,
@@ -36,10 +36,12 @@ __all__ = [
     "Enrolment",
     "Entry",
     "EntryType",
+    "Evidence",
     "Genesis",
     "Invite",
     "Refusal",
     "Refused",
+    "ServerKey",
     "Task",
     "Unknown",
     "decode_leaf",
@@ -53,7 +55,7 @@ _E = TypeVar("_E", bound=IntEnum)
 
 
 class EntryType(IntEnum):
-    """Type byte of a log leaf. EVIDENCE and SERVER_KEY are reserved."""
+    """Type byte of a log leaf."""
 
     GENESIS = 1
     ROSTER = 2
@@ -149,11 +151,6 @@ class Genesis:
             nonce, server_key, enrolment, reader.take(32), reader.take(32), reader.u64(),
             reader.take(32), version,
         )  # fmt: skip
-
-    @property
-    def roster_key(self) -> bytes:
-        """The key that signs rosters."""
-        return self.admin_key if self.enrolment is Enrolment.ROSTER else self.server_key
 
 
 @dataclass(frozen=True)
@@ -360,6 +357,62 @@ class Close:
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """Two headers that one voter signed for one task: proof that stands alone.
+
+    Attributes
+    ----------
+    first, second : Header
+    first_signature, second_signature : bytes
+    """
+
+    first: Header
+    first_signature: bytes
+    second: Header
+    second_signature: bytes
+
+    def encode(self) -> bytes:
+        """Payload."""
+        return (
+            self.first.encode()
+            + self.first_signature
+            + self.second.encode()
+            + self.second_signature
+        )
+
+    @classmethod
+    def read(cls, reader: Reader) -> Evidence:
+        """Decode a payload."""
+        return cls(Header.read(reader), reader.take(64), Header.read(reader), reader.take(64))
+
+
+@dataclass(frozen=True, slots=True)
+class ServerKey:
+    """From this entry on the server signs with another key.
+
+    Attributes
+    ----------
+    key : bytes
+        The new public key.
+    old_signature, new_signature : bytes
+        By the key before and by the new one, over tag, ledger id and new key.
+    """
+
+    key: bytes
+    old_signature: bytes
+    new_signature: bytes
+
+    def encode(self) -> bytes:
+        """Payload."""
+        return self.key + self.old_signature + self.new_signature
+
+    @classmethod
+    def read(cls, reader: Reader) -> ServerKey:
+        """Decode a payload."""
+        return cls(reader.take(32), reader.take(64), reader.take(64))
+
+
+@dataclass(frozen=True, slots=True)
 class Unknown:
     """An entry of a type that this version does not know; kept as it is."""
 
@@ -371,7 +424,8 @@ class Unknown:
         return self.payload
 
 
-Entry: TypeAlias = Genesis | Roster | Task | Invite | Ballot | Absent | Refused | Close | Unknown
+_Known: TypeAlias = Genesis | Roster | Task | Invite | Ballot | Absent | Refused | Close
+Entry: TypeAlias = _Known | Evidence | ServerKey | Unknown
 
 _READERS: dict[int, Callable[[Reader], Entry]] = {
     EntryType.GENESIS: Genesis.read,
@@ -382,6 +436,8 @@ _READERS: dict[int, Callable[[Reader], Entry]] = {
     EntryType.ABSENT: Absent.read,
     EntryType.REFUSED: Refused.read,
     EntryType.CLOSE: Close.read,
+    EntryType.EVIDENCE: Evidence.read,
+    EntryType.SERVER_KEY: ServerKey.read,
 }
 _NUMBERS: dict[type, int] = {
     Genesis: EntryType.GENESIS,
@@ -392,6 +448,8 @@ _NUMBERS: dict[type, int] = {
     Absent: EntryType.ABSENT,
     Refused: EntryType.REFUSED,
     Close: EntryType.CLOSE,
+    Evidence: EntryType.EVIDENCE,
+    ServerKey: EntryType.SERVER_KEY,
 }
 
 

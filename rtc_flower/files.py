@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from rtc_flower.checkpoint import Checkpoint
+from rtc_flower.consensus import Replay
 from rtc_flower.errors import (
     FormatError,
     LedgerError,
@@ -184,28 +185,45 @@ def write_atomically(path: Path, text: str) -> None:
         raise LedgerError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def check_head(path: Path, *, ledger_id: bytes, key: bytes, roots: list[bytes]) -> None:
-    """Refuse a ledger that is older than its HEAD file, or another one.
+def check_seen(note: str, replay: Replay, *, source: str) -> None:
+    """Refuse a ledger that is older than a checkpoint of it, or has another history.
+
+    Parameters
+    ----------
+    note : str
+        A checkpoint from outside the ledger: the HEAD file's, or one that a node holds.
+    replay : Replay
+        The ledger's log.
+    source : str
+        Where the note comes from, for the message.
 
     Raises
     ------
     LedgerError
         Saying by how much the ledger is behind.
     """
-    if not path.exists():
-        return
     try:
-        note = path.read_text()
-        head = Checkpoint.parse(note)
-        if head.ledger_id != ledger_id:
-            raise LedgerError(f"{path}: expected the head of this ledger, got another ledger's")
-        Checkpoint.verify(note, key)
-    except (FormatError, SignatureError, UnicodeDecodeError) as error:
-        raise LedgerError(f"{path}: expected this ledger's last checkpoint; {error}") from error
-    if head.size >= len(roots):
+        seen = Checkpoint.parse(note)
+        if seen.ledger_id != replay.ledger_id:
+            raise LedgerError(f"{source}: expected a checkpoint of this ledger, got another's")
+        Checkpoint.verify(note, replay.key_at(seen.size))
+    except (FormatError, SignatureError) as error:
+        raise LedgerError(f"{source}: expected a checkpoint of this ledger; {error}") from error
+    if seen.size > replay.size:
         raise LedgerError(
-            f"{path} says {head.size} entries, the ledger has {len(roots) - 1}: it is an old copy, "
-            f"{head.size - len(roots) + 1} entries behind. Bring the newest file back"
+            f"{source} says {seen.size} entries, the ledger has {replay.size}: it is an old copy, "
+            f"{seen.size - replay.size} entries behind. Bring the newest file back; if it is lost, "
+            "begin a new ledger that names the old head (rtc-flower init --continues)"
         )
-    if head.root != roots[head.size]:
-        raise LedgerError(f"{path}: the ledger has another history than its head")
+    if seen.root != replay.roots[seen.size]:
+        raise LedgerError(f"{source}: the ledger has another history than this checkpoint")
+
+
+def check_head(path: Path, replay: Replay) -> None:
+    """Refuse a ledger that is older than its HEAD file; `LedgerError`."""
+    if path.exists():
+        try:
+            note = path.read_text()
+        except UnicodeDecodeError as error:
+            raise LedgerError(f"{path}: expected this ledger's last checkpoint; {error}") from error
+        check_seen(note, replay, source=str(path))

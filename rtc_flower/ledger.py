@@ -27,6 +27,7 @@ from rtc_flower.entries import (
     CloseReason,
     Enrolment,
     Entry,
+    Evidence,
     Genesis,
     Invite,
     Refusal,
@@ -53,6 +54,7 @@ from rtc_flower.keys import SigningKey
 from rtc_flower.merkle import inclusion_proof
 from rtc_flower.roster import Member, Roster
 from rtc_flower.schema import DERIVED, create, derive
+from rtc_flower.signatures import hand_over
 from rtc_flower.stopping import Order, Rule
 from rtc_flower.tally import Tally
 from rtc_flower.tasks import check_parameters
@@ -218,17 +220,12 @@ class Ledger:
             self._connection.execute("PRAGMA synchronous = FULL")
             self._load()
         genesis = self.replay.genesis
-        if genesis is None or genesis.server_key != self.key.public:
+        if genesis is None or self.replay.server_key != self.key.public:
             raise LedgerError(
-                f"{self.path}: expected the server key this ledger began with, "
+                f"{self.path}: expected the server key that this ledger names, "
                 f"got {self.key.public.hex()[:16]}..."
             )
-        check_head(
-            self.head_file,
-            ledger_id=self.replay.ledger_id,
-            key=self.key.public,
-            roots=self.replay.roots,
-        )
+        check_head(self.head_file, self.replay)
         self._publish()
 
     @classmethod
@@ -239,10 +236,16 @@ class Ledger:
         *,
         enrolment: Enrolment = Enrolment.OPEN,
         admin_key: bytes | None = None,
+        continues: Checkpoint | None = None,
         head_file: Path | None = None,
         clock: Callable[[], int] = _now_ms,
     ) -> Ledger:
         """Make a ledger with its GENESIS and open it.
+
+        Parameters
+        ----------
+        continues : Checkpoint, optional
+            Head of an older ledger, whose file is lost, that this one follows.
 
         Raises
         ------
@@ -253,7 +256,16 @@ class Ledger:
         for existing in (path, head):
             if existing.exists():
                 raise LedgerError(f"{existing} exists already; a ledger is never overwritten")
-        genesis = Genesis(urandom(32), key.public, enrolment, admin_key or bytes(32))
+        old = continues or Checkpoint(bytes(32), 0, bytes(32))
+        genesis = Genesis(
+            urandom(32),
+            key.public,
+            enrolment,
+            admin_key or bytes(32),
+            old.ledger_id,
+            old.size,
+            old.root,
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.{getpid()}.new")
         draft.unlink(missing_ok=True)
@@ -365,6 +377,73 @@ class Ledger:
             raise LedgerError("only the admin key enrols here; ask its holder for a signed roster")
         roster = self.replay.roster.enrol(newcomers)
         self._append(roster.sign(self.key, ledger_id=self.replay.ledger_id))
+
+    def apply_roster(self, roster: Roster) -> None:
+        """Append a ROSTER that was signed elsewhere, by the key that signs rosters here.
+
+        Raises
+        ------
+        SignatureError, ReplayError
+            If it is not signed by that key, or does not follow the newest roster.
+        """
+        roster.check_signature(self.replay.roster_key, ledger_id=self.replay.ledger_id)
+        self._append(roster)
+
+    def rotate_key(self, new: SigningKey) -> None:
+        """Append a SERVER-KEY: from the next checkpoint on ``new`` signs."""
+        entry = hand_over(self.key, new, ledger_id=self.replay.ledger_id)
+        old, self.key = self.key, new
+        try:
+            self._append(entry)
+        except BaseException:
+            self.key = old
+            raise
+
+    def accuse(self, payload: bytes, *, voter: bytes) -> bool:
+        """Append EVIDENCE when ``payload`` is a second, different, valid ballot of a voter.
+
+        Returns
+        -------
+        bool
+            Whether it was, and the voter was not accused of it before.
+        """
+        stored = self.tally.ballots.get(voter)
+        try:
+            second = self._read_ballot(payload, voter)
+        except BallotError:
+            return False
+        first = Ballot.read(Reader(self._ballot_at(stored))) if stored is not None else second
+        same = first.header.ballot_id == second.header.ballot_id
+        if same or self.replay.is_accused(self.tally.task_id, voter):
+            return False
+        if second.header.task_id != first.header.task_id:
+            return False
+        self._append(Evidence(first.header, first.signature, second.header, second.signature))
+        return True
+
+    def cosign(self, size: int, line: str, *, voter: bytes) -> None:
+        """Store a node's cosignature of the checkpoint of ``size`` entries.
+
+        Raises
+        ------
+        FormatError, SignatureError
+            If it is not that node's, or on another root.
+        """
+        if not 0 < size <= self.replay.size:
+            raise FormatError(f"expected a size from 1 to {self.replay.size}, got {size}")
+        stated = Checkpoint(self.replay.ledger_id, size, self.replay.roots[size])
+        stated.check_cosignature(line, voter)
+        with storage_errors(self.path):
+            self._connection.execute(
+                "INSERT OR REPLACE INTO cosignature VALUES (?, ?, ?)", (size, voter, line)
+            )
+
+    def leaves(self, start: int) -> list[bytes]:
+        """Log leaves from ``start`` on."""
+        rows = self._connection.execute(
+            "SELECT leaf FROM entry WHERE idx >= ? ORDER BY idx", (start,)
+        )
+        return [bytes(leaf) for (leaf,) in rows]
 
     def _genesis(self) -> Genesis:
         if self.replay.genesis is None:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from rtc_flower.ballot import Ballot
 from rtc_flower.consensus import Applied, Replay
-from rtc_flower.entries import Absent, Close, CloseReason, Refused, Task
+from rtc_flower.entries import Absent, Close, CloseReason, Evidence, Refused, ServerKey, Task
 from rtc_flower.roster import Roster
 from rtc_flower.stopping import Order, Rule
 from rtc_flower.tally import How, Tally
@@ -37,6 +37,7 @@ _LOG = {
     "entry": ({"idx": int, "leaf": bytes}, "idx"),
     "checkpoint": ({"size": int, "note": str}, "size"),
     "samples": ({"task": int, "data": bytes}, "task"),
+    "cosignature": ({"size": int, "key": bytes, "line": str}, ("size", "key")),
 }
 DERIVED: dict[str, tuple[dict[str, type], str | tuple[str, ...]]] = {
     "roster": (
@@ -73,6 +74,8 @@ DERIVED: dict[str, tuple[dict[str, type], str | tuple[str, ...]]] = {
         {"idx": int, "task": int, "voter": bytes, "reason": str, "sha256": bytes, "size": int},
         "idx",
     ),
+    "evidence": ({"idx": int, "task_id": bytes, "voter": bytes}, "idx"),
+    "server_key": ({"idx": int, "key": bytes}, "idx"),
     "closing": (
         {
             "task": int,
@@ -101,7 +104,7 @@ DERIVED: dict[str, tuple[dict[str, type], str | tuple[str, ...]]] = {
     "block": ({"id": int, "class": int, "hash": bytes}, "id"),
 }
 _QUOTES = str.maketrans("", "", '[]"`')
-SCHEMA_SHA256 = "7ed2ab4ac2a2550fd9c583192e2c0d90a09e83be1fdea90201b353d934cee12d"
+SCHEMA_SHA256 = "dd3c78dcd59a6644b84b2ada77b4274808e6c6ffb96a1d900b5f04f89056a8e3"
 _NULLABLE = {"decision": "class"}
 _HOW = {int(how): how.name.lower() for how in How}
 
@@ -216,6 +219,10 @@ def derive(applied: Applied, replay: Replay, number: int) -> Iterator[tuple[str,
         case Refused():
             reason, size = entry.reason.name.lower(), entry.size
             yield "refusal", [(index, number, entry.voter, reason, entry.content_hash, size)]
+        case Evidence():
+            yield "evidence", [(index, entry.first.task_id, entry.first.voter)]
+        case ServerKey():
+            yield "server_key", [(index, entry.key)]
         case Close():
             yield from _close_rows(entry, _tally(replay), index, number)
     yield from _count_rows(applied, replay, number)

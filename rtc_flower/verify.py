@@ -16,7 +16,7 @@ from typing import Any
 from rtc_flower.ballot import Ballot
 from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.consensus import Applied, Replay, rule_of
-from rtc_flower.entries import CloseReason, Enrolment, Genesis, Task
+from rtc_flower.entries import CloseReason, Enrolment, Evidence, Genesis, Task
 from rtc_flower.errors import (
     BallotError,
     FormatError,
@@ -27,9 +27,9 @@ from rtc_flower.errors import (
     UnsupportedError,
 )
 from rtc_flower.files import snapshot
-from rtc_flower.roster import Roster
 from rtc_flower.samples import samples_hash
 from rtc_flower.schema import DERIVED, SCHEMA_SHA256, derive, schema_digest
+from rtc_flower.signatures import check_signatures
 
 __all__ = ["Report", "Step", "Verdict", "verify"]
 
@@ -37,14 +37,15 @@ _TITLES = {
     "V1": "the file is a ledger of this format, with its tables and views unchanged",
     "V2": "every entry is in its place and canonically encoded",
     "V3": "GENESIS is the expected one",
-    "V4": "every entry follows the rules of replay (R1 to R13)",
-    "V5": "every ballot is signed by its voter",
-    "V6": "every roster is signed by the key that GENESIS names",
+    "V4": "every entry follows the rules of replay (R1 to R15)",
+    "V5": "every ballot, and every ballot in evidence, is signed by its voter",
+    "V6": "every roster and every new server key is signed by those who may",
     "V7": "every checkpoint is signed by the server and states this log",
     "V8": "the last checkpoint covers the whole log, and no CLOSE is missing",
     "V9": "every block, outcome and other row is what the log says",
     "V10": "every stored sample set is the one its TASK names",
     "V11": "the log continues the checkpoint that you hold",
+    "V12": "every cosignature is by an enrolled node, on a checkpoint of this log",
 }
 
 
@@ -236,22 +237,20 @@ class _Verifier:
 
     def _signed(self, applied: Applied) -> None:
         """V3, V5, V6, V10: what is particular to an entry's type."""
-        entry, where = applied.entry, f"entry {applied.index}"
+        entry = applied.entry
+        try:
+            check_signatures(applied, self.replay)
+        except SignatureError as error:
+            step, _, detail = str(error).partition(": ")
+            self.report.bad(step, detail)
         match entry:
             case Genesis():
                 self._genesis(entry)
             case Ballot():
                 self.report.ballots += 1
-                try:
-                    entry.check_signature()
-                except SignatureError as error:
-                    self.report.bad("V5", f"{where}: {error}")
-            case Roster():
-                key = self._genesis_of().roster_key
-                try:
-                    entry.check_signature(key, ledger_id=self.replay.ledger_id)
-                except SignatureError as error:
-                    self.report.bad("V6", f"{where}: {error}")
+            case Evidence():
+                voter = entry.first.voter.hex()[:16]
+                self.report.notes.append(f"evidence: {voter}... signed two ballots for one task")
             case Task():
                 self.report.tasks += 1
                 self._samples(entry)
@@ -298,14 +297,13 @@ class _Verifier:
 
     def _checkpoints(self) -> None:
         """V7 for every stored checkpoint that the log read so far reaches."""
-        key = self._genesis_of().server_key if self.replay.genesis else b""
         rows = self.connection.execute("SELECT size, note FROM checkpoint ORDER BY size")
         for size, note in rows:
             self.report.checkpoint = note
             if size > self.replay.size:
                 break
             try:
-                stated = Checkpoint.verify(note, key)
+                stated = Checkpoint.verify(note, self.replay.key_at(size))
             except RtcFlowerError as error:
                 self.report.bad("V7", f"checkpoint {size}: {error}")
                 return
@@ -326,6 +324,22 @@ class _Verifier:
                 "V8", f"expected a checkpoint of {self.replay.size} entries, got {last}"
             )
 
+    def _cosignatures(self) -> None:
+        """V12: cosignatures count only on roots of this log, by keys that were ever enrolled."""
+        members = {member.key for member in self.replay.roster.members}
+        rows = self.connection.execute("SELECT size, key, line FROM cosignature ORDER BY size, key")
+        for size, key, line in rows:
+            where = f"cosignature of {size} entries by {key.hex()[:16]}..."
+            if key not in members or not 0 < size <= self.replay.size:
+                self.report.bad("V12", f"{where}: expected an enrolled key and a size of this log")
+                return
+            stated = Checkpoint(self.replay.ledger_id, size, self.replay.roots[size])
+            try:
+                stated.check_cosignature(line, key)
+            except RtcFlowerError as error:
+                self.report.bad("V12", f"{where}: {error}")
+                return
+
     def _finish(self) -> None:
         """Steps that are known only once the whole log was replayed."""
         if self.replay.due is not None:
@@ -339,6 +353,7 @@ class _Verifier:
             != self.report.tasks
         ):
             self.report.bad("V10", f"expected {self.report.tasks} sample sets, got another number")
+        self._cosignatures()
         for number in _TITLES:
             if number != "V11":
                 self.report.ok(number)
@@ -354,7 +369,7 @@ class _Verifier:
     def _held(self, note: str, *, complete: bool) -> None:
         """V11: the checkpoint a user brought from elsewhere."""
         try:
-            held = Checkpoint.verify(note, self._genesis_of().server_key)
+            held = Checkpoint.verify(note, self.replay.key_at(Checkpoint.parse(note).size))
         except RtcFlowerError as error:
             self.report.bad("V11", str(error))
             return
