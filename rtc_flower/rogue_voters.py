@@ -100,7 +100,9 @@ def equivocating(
     """
     node = honest(accuracy, seed=seed)
     app = _Resigning(node.app, _Shifting())
-    return replace(node, app=app, second=app, forge=victim, node_config={"name": "equivocating"})
+    return replace(
+        node, app=app, second=app.again, forge=victim, node_config={"name": "equivocating"}
+    )
 
 
 class _Shifting:
@@ -125,9 +127,17 @@ class _Resigning:
         change: Callable[[Ballot, SigningKey, Task], bytes],
     ) -> None:
         self._app, self._change = app, change
+        self._signed: Message | None = None
 
     def __call__(self, message: Message, context: Context) -> Message:
-        reply = self._app(message, context)
+        self._signed = self._app(message, context)
+        return self.again(message, context)
+
+    def again(self, message: Message, context: Context) -> Message:
+        """Change what the voter signed last once more; a node's voter answers a message once."""
+        if self._signed is None:
+            raise RuntimeError("again before the first reply")
+        reply = self._signed
         record = reply.content.get(RECORD) if reply.has_content() else None
         if not isinstance(record, ConfigRecord) or set(record) != {"ballot"}:
             return reply

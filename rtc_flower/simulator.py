@@ -16,7 +16,7 @@ returns. The ledger is an ordinary one, which anybody can verify.
 How nodes behave is told in `rtc_flower.voters` and `rtc_flower.rogue_voters`, and what else can
 befall them in `SimulatedNode`; a node with a model of its own is a
 ``SimulatedNode(make_client_app(...))``. Nothing runs in the background and no time passes but on
-a clock of the simulation, so a deadline of an hour costs nothing, and the same seed gives the same
+a clock of the simulation, so a deadline of an hour costs a second, and the same seed gives the same
 outcomes under the counting order ``arrival``. Keys, salts and TASK's random bytes are fresh in
 each run; the order of invitation follows from them. Nodes that compute at the same time, in real
 time, are those of an `InMemoryGrid` with several workers.
@@ -72,7 +72,7 @@ __all__ = [
     "sybil",
 ]
 
-_POLL = 0.02  # simulated seconds between two pulls of one message
+_POLL = 0.05  # simulated seconds between two pulls of one message
 
 
 class SimulatedClock:

@@ -339,8 +339,8 @@ def arrivals(seed: int) -> list[int | None]:
     def sleep(seconds: float) -> None:
         now[0] += seconds
 
-    nodes = [*(node() for _ in range(8)), node(silent=True), node(delay=3600.0)]
-    with InMemoryGrid(nodes, seed=seed, workers=1) as grid:
+    nodes = [*(node() for _ in range(8)), node(silent=True), node(delay=500.0)]
+    with InMemoryGrid(nodes, seed=seed, workers=1, clock=lambda: now[0]) as grid:
         ids = grid.get_node_ids()
         with Collector(grid, workers=0, clock=lambda: now[0], sleep=sleep) as collector:
             collector.send(ask_all(grid))
