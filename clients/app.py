@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 from rtc_flower.clients.contract import Contract
 from rtc_flower.clients.voter import Voter, read_server_key
 from rtc_flower.errors import DataError, FormatError
-from rtc_flower.wire import RECORD, SAMPLES, HelloRequest, VoteRequest
+from rtc_flower.wire import RECORD, SAMPLES, AuditRequest, HelloRequest, VoteRequest
 
 __all__ = ["ContractFactory", "make_client_app", "state_directory"]
 
@@ -32,9 +32,9 @@ def make_client_app(factory: ContractFactory) -> ClientApp:
     Returns
     -------
     ClientApp
-        Answers ``query.hello`` and ``train``. The node is configured by its node config:
-        ``state-dir`` (see `state_directory`), ``name`` and ``server-key`` (hexadecimal; answer
-        no other server).
+        Answers ``query.hello``, ``train`` (a vote) and ``evaluate`` (an audit). The node is
+        configured by its node config: ``state-dir`` (see `state_directory`), ``name`` and
+        ``server-key`` (hexadecimal; answer no other server).
     """
     app = ClientApp()
 
@@ -53,6 +53,11 @@ def make_client_app(factory: ContractFactory) -> ClientApp:
         contracts = made if isinstance(made, Mapping) else _AnyKind(made)
         reply = _voter(context).vote(request, data, contracts)
         return _reply(message, reply.record())
+
+    @app.evaluate()
+    def audit(message: Message, context: Context) -> Message:
+        request = AuditRequest.read(_record(message, RECORD))
+        return _reply(message, _voter(context).audit(request).record())
 
     return app
 

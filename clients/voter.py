@@ -16,23 +16,23 @@ from pathlib import Path
 import numpy as np
 
 from rtc_flower.ballot import encode_meta, sign
-from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.clients.contract import Contract, DeclinedError, TaskInfo
 from rtc_flower.clients.store import ModelStore
+from rtc_flower.clients.witness import Witness
 from rtc_flower.encoding import unpack_bits
 from rtc_flower.entries import AbsenceReason, Task
 from rtc_flower.errors import ContractError, FormatError, RtcFlowerError
-from rtc_flower.files import write_atomically
 from rtc_flower.keys import load_or_create_key
-from rtc_flower.merkle import leaf_hash, verify_consistency, verify_inclusion
+from rtc_flower.merkle import leaf_hash, verify_inclusion
 from rtc_flower.samples import Samples
 from rtc_flower.wire import (
+    AuditReply,
+    AuditRequest,
     BallotReply,
     Declined,
     HelloReply,
     HelloRequest,
     VoteRequest,
-    read_genesis,
     read_task,
     split_hashes,
 )
@@ -74,15 +74,24 @@ class Voter:
         FormatError, SignatureError
             If the server cannot show that it holds the ledger's key.
         """
-        server_key, ledger_id = self._server(request.genesis)
-        Checkpoint.verify(request.checkpoint, server_key)
-        held = self._held(ledger_id)
+        witness = self._witness(request)
+        witness.read_checkpoint(request.checkpoint)
         return HelloReply.sign(
             self.key,
-            ledger_id=ledger_id,
+            ledger_id=witness.ledger_id,
             challenge=request.challenge,
             name=self.name,
-            seen_size=held.size if held else 0,
+            checkpoint=witness.held,
+            replica_size=len(witness.replica()),
+        )
+
+    def audit(self, request: AuditRequest) -> AuditReply:
+        """Check the server's log; see `Witness.audit`."""
+        return self._witness(request).audit(request, self.key)
+
+    def _witness(self, request: HelloRequest | VoteRequest | AuditRequest) -> Witness:
+        return Witness(
+            self.state_dir, request.genesis, request.rotations, server_key=self._server_key
         )
 
     def vote(
@@ -103,10 +112,20 @@ class Voter:
             If the request is not from the ledger's server, the task is not in its log, or its log
             does not continue what this node has seen. Nothing is signed.
         """
-        server_key, ledger_id = self._server(request.genesis)
-        seen = self._follow(request, server_key, ledger_id)
+        witness = self._witness(request)
+        ledger_id = witness.ledger_id
         task, task_id = read_task(request.task)
-        kept = self._path(ledger_id, f"{task_id.hex()}.ballot")
+        seen = witness.follow(
+            request.checkpoint, seen_size=request.seen_size, consistency=request.consistency
+        )
+        verify_inclusion(
+            leaf_hash(request.task),
+            request.task_index,
+            size=seen.size,
+            root=seen.root,
+            proof=split_hashes(request.inclusion),
+        )
+        kept = witness.ballot_path(task_id)
         if kept.exists():
             return BallotReply(kept.read_bytes())
         try:
@@ -148,66 +167,6 @@ class Voter:
         codes = np.full(task.n, task.codec.not_asked)
         codes[asked] = np.where(votes < 0, task.codec.abstain, votes)
         return task.codec.encode(codes)
-
-    # -- what the node has seen -----------------------------------------------------------
-
-    def _server(self, genesis_leaf: bytes) -> tuple[bytes, bytes]:
-        """Server key and ledger id; refuses a server that this node does not want."""
-        genesis, ledger_id = read_genesis(genesis_leaf)
-        if self._server_key not in (None, genesis.server_key):
-            raise FormatError(
-                f"expected the server with key {(self._server_key or b'').hex()}, "
-                f"got {genesis.server_key.hex()}"
-            )
-        return genesis.server_key, ledger_id
-
-    def _path(self, ledger_id: bytes, name: str) -> Path:
-        directory = self.state_dir / "ledgers" / ledger_id.hex()
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return directory / name
-
-    def _held(self, ledger_id: bytes) -> Checkpoint | None:
-        path = self._path(ledger_id, "checkpoint")
-        return Checkpoint.parse(path.read_text()) if path.exists() else None
-
-    def _follow(self, request: VoteRequest, server_key: bytes, ledger_id: bytes) -> Checkpoint:
-        """Check that TASK is in a log that continues what this node has seen, and remember it."""
-        checkpoint = Checkpoint.verify(request.checkpoint, server_key)
-        if checkpoint.ledger_id != ledger_id:
-            raise FormatError("expected a checkpoint of the ledger that GENESIS begins")
-        verify_inclusion(
-            leaf_hash(request.task),
-            request.task_index,
-            size=checkpoint.size,
-            root=checkpoint.root,
-            proof=split_hashes(request.inclusion),
-        )
-        held = self._held(ledger_id)
-        if held is not None:
-            _check_continues(held, checkpoint, request)
-        write_atomically(self._path(ledger_id, "checkpoint"), request.checkpoint)
-        return checkpoint
-
-
-def _check_continues(held: Checkpoint, now: Checkpoint, request: VoteRequest) -> None:
-    if request.seen_size != held.size:
-        raise FormatError(
-            f"expected a proof from size {held.size}, which this node has seen, "
-            f"got one from {request.seen_size}"
-        )
-    try:
-        verify_consistency(
-            held.size,
-            now.size,
-            old_root=held.root,
-            new_root=now.root,
-            proof=split_hashes(request.consistency),
-        )
-    except FormatError as error:
-        raise FormatError(
-            f"the server's log of {now.size} entries does not continue the {held.size} entries "
-            f"that this node has seen: {error}"
-        ) from error
 
 
 def _choose(contracts: Mapping[str, Contract], task: Task) -> Contract:

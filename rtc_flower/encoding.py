@@ -164,13 +164,17 @@ class Reader:
 
     def rest(self) -> bytes:
         """Read all that is left."""
-        return self.take(len(self._data) - self._at)
+        return self.take(self.left)
+
+    @property
+    def left(self) -> int:
+        """Bytes not read yet."""
+        return len(self._data) - self._at
 
     def end(self) -> None:
         """Refuse trailing bytes."""
-        left = len(self._data) - self._at
-        if left:
-            raise FormatError(f"expected the end, got {left} trailing bytes")
+        if self.left:
+            raise FormatError(f"expected the end, got {self.left} trailing bytes")
 
 
 @dataclass(frozen=True, slots=True)

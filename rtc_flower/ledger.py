@@ -560,6 +560,16 @@ class Ledger:
         ).fetchone()
         return bytes(row[0])
 
+    def ballots_of(self, voter: bytes) -> list[tuple[bytes, int]]:
+        """Task id and log index of every stored ballot of ``voter``."""
+        sql = "SELECT task_id, b.idx FROM ballot b JOIN task USING (task) WHERE voter = ?"
+        return [(bytes(task), index) for task, index in self._connection.execute(sql, (voter,))]
+
+    def rotations(self) -> list[bytes]:
+        """Leaves of every SERVER-KEY."""
+        sql = "SELECT leaf FROM entry JOIN server_key USING (idx) ORDER BY idx"
+        return [bytes(leaf) for (leaf,) in self._connection.execute(sql)]
+
     def leaf(self, index: int) -> bytes:
         """Log leaf ``index``."""
         row = self._connection.execute("SELECT leaf FROM entry WHERE idx = ?", (index,)).fetchone()

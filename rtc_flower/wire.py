@@ -6,12 +6,12 @@ against signatures and the log by whoever receives it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-from rtc_flower.encoding import TAG_DECLINE, TAG_HELLO
-from rtc_flower.entries import AbsenceReason, Genesis, Task, decode_leaf
+from rtc_flower.encoding import TAG_DECLINE, TAG_HELLO, TAG_SERVER_KEY, Reader, u16, u32, u64
+from rtc_flower.entries import AbsenceReason, Genesis, ServerKey, Task, decode_leaf
 from rtc_flower.errors import FormatError
 from rtc_flower.keys import SigningKey, check_signature
 from rtc_flower.merkle import leaf_hash
@@ -19,15 +19,21 @@ from rtc_flower.merkle import leaf_hash
 __all__ = [
     "RECORD",
     "SAMPLES",
+    "AuditReply",
+    "AuditRequest",
     "BallotReply",
     "Declined",
     "HelloReply",
     "HelloRequest",
+    "SentReceipt",
     "VoteRequest",
     "join_hashes",
+    "join_leaves",
     "read_genesis",
     "read_task",
+    "server_key_of",
     "split_hashes",
+    "split_leaves",
 ]
 
 RECORD = "rtc"
@@ -81,6 +87,8 @@ class HelloRequest(_Message):
     ----------
     genesis : bytes
         Leaf of GENESIS; its hash is the ledger id, and it names the server key.
+    rotations : bytes
+        Leaves of every SERVER-KEY so far (`join_leaves`).
     checkpoint : str
         The server's newest.
     challenge : bytes
@@ -88,6 +96,7 @@ class HelloRequest(_Message):
     """
 
     genesis: bytes
+    rotations: bytes
     checkpoint: str
     challenge: bytes
 
@@ -102,22 +111,32 @@ class HelloReply(_Message):
         Ed25519; see `hello_message`.
     name : str
         What the node's owner calls it.
-    seen_size : int
-        Size of the checkpoint the node holds; 0 for none.
+    checkpoint : str
+        The checkpoint the node holds, signed by the server; "" for none.
+    replica_size : int
+        Entries of the node's replica of the log.
     """
 
     key: bytes
     signature: bytes
     name: str
-    seen_size: int
+    checkpoint: str
+    replica_size: int
 
     @classmethod
     def sign(
-        cls, key: SigningKey, *, ledger_id: bytes, challenge: bytes, name: str, seen_size: int
+        cls,
+        key: SigningKey,
+        *,
+        ledger_id: bytes,
+        challenge: bytes,
+        name: str,
+        checkpoint: str,
+        replica_size: int,
     ) -> HelloReply:
         """Answer a challenge."""
         message = TAG_HELLO + ledger_id + challenge + key.public
-        return cls(key.public, key.sign(message), name, seen_size)
+        return cls(key.public, key.sign(message), name, checkpoint, replica_size)
 
     def check(self, *, ledger_id: bytes, challenge: bytes) -> None:
         """Verify the proof of possession; `SignatureError` if it fails."""
@@ -132,6 +151,8 @@ class VoteRequest(_Message):
     ----------
     genesis, task : bytes
         Leaves.
+    rotations : bytes
+        See `HelloRequest`.
     task_index : int
     inclusion : bytes
         Merkle path of TASK under ``checkpoint``.
@@ -150,6 +171,7 @@ class VoteRequest(_Message):
     """
 
     genesis: bytes
+    rotations: bytes
     task: bytes
     task_index: int
     inclusion: bytes
@@ -215,6 +237,122 @@ class Declined(_Message):
         if self.reason not in (AbsenceReason.DECLINED, AbsenceReason.ERROR):
             raise FormatError(f"expected declined or error as the reason, got {self.reason}")
         check_signature(key, self.signature, self._message(ledger_id, task_id, nonce, self.reason))
+
+
+@dataclass(frozen=True)
+class AuditRequest(_Message):
+    """What a node needs to check its receipts (light) or the whole log (full).
+
+    Attributes
+    ----------
+    genesis, rotations : bytes
+    checkpoint : str
+    seen_size : int
+        The node's checkpoint that ``consistency`` starts from.
+    consistency : bytes
+    receipts : bytes
+        `SentReceipt` of every ballot of this node that it may not have one for.
+    full : bool
+    replica_size : int
+        Entries that the node is thought to have.
+    entries : bytes
+        The leaves from there on (`join_leaves`); empty in a light audit.
+    """
+
+    genesis: bytes
+    rotations: bytes
+    checkpoint: str
+    seen_size: int
+    consistency: bytes
+    receipts: bytes
+    full: bool
+    replica_size: int
+    entries: bytes
+
+
+@dataclass(frozen=True)
+class AuditReply(_Message):
+    """What a node found.
+
+    Attributes
+    ----------
+    verdict : str
+        ``ok``, ``behind`` (send from ``replica_size``), or the number of what failed.
+    detail : str
+    replica_size : int
+        Entries of the node's replica now.
+    cosignature : str
+        Line on the checkpoint, after a full audit that found nothing; else "".
+    """
+
+    verdict: str
+    detail: str
+    replica_size: int
+    cosignature: str
+
+
+@dataclass(frozen=True, slots=True)
+class SentReceipt:
+    """A receipt on its way: where a ballot stands under the message's checkpoint.
+
+    Attributes
+    ----------
+    task_id : bytes
+    index : int
+    time_ms : int
+        The server's claim inside the leaf, needed to hash it.
+    proof : tuple of bytes
+    """
+
+    task_id: bytes
+    index: int
+    time_ms: int
+    proof: tuple[bytes, ...]
+
+    def encode(self) -> bytes:
+        """Fixed layout."""
+        path = join_hashes(self.proof)
+        return self.task_id + u64(self.index) + u64(self.time_ms) + u16(len(self.proof)) + path
+
+    @classmethod
+    def read_all(cls, data: bytes) -> list[SentReceipt]:
+        """Decode concatenated receipts; `FormatError` if they are not."""
+        reader, found = Reader(data), []
+        while reader.left:
+            task_id, index, time_ms = reader.take(32), reader.u64(), reader.u64()
+            proof = tuple(reader.take(32) for _ in range(reader.u16()))
+            found.append(cls(task_id, index, time_ms, proof))
+        return found
+
+
+def join_leaves(leaves: Iterable[bytes]) -> bytes:
+    """Concatenate leaves, each behind its length as u32."""
+    return b"".join(u32(len(leaf)) + leaf for leaf in leaves)
+
+
+def split_leaves(data: bytes) -> list[bytes]:
+    """Inverse of `join_leaves`; `FormatError` if it is none."""
+    reader, leaves = Reader(data), []
+    while reader.left:
+        leaves.append(reader.take(reader.u32()))
+    return leaves
+
+
+def server_key_of(genesis: Genesis, rotations: bytes, *, ledger_id: bytes) -> bytes:
+    """Key that the server signs with after its rotations, each signed by the key before.
+
+    Raises
+    ------
+    FormatError, SignatureError
+    """
+    key = genesis.server_key
+    for leaf in split_leaves(rotations):
+        entry, _ = decode_leaf(leaf)
+        if not isinstance(entry, ServerKey):
+            raise FormatError(f"expected SERVER-KEY, got {type(entry).__name__}")
+        check_signature(key, entry.old_signature, TAG_SERVER_KEY + ledger_id + entry.key)
+        key = entry.key
+    return key
 
 
 def read_genesis(leaf: bytes) -> tuple[Genesis, bytes]:

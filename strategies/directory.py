@@ -10,12 +10,14 @@ from os import urandom
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.entries import Enrolment
-from rtc_flower.errors import FormatError, KeyFormatError, RtcFlowerError
+from rtc_flower.errors import FormatError, KeyFormatError, LedgerError, RtcFlowerError
+from rtc_flower.files import check_seen
 from rtc_flower.keys import check_public_key
 from rtc_flower.ledger import Ledger
 from rtc_flower.strategies.collector import Collector, Reply, ReplyKind
-from rtc_flower.wire import RECORD, HelloReply, HelloRequest
+from rtc_flower.wire import RECORD, HelloReply, HelloRequest, join_leaves
 
 __all__ = ["Directory", "NodeInfo"]
 
@@ -36,12 +38,15 @@ class NodeInfo:
     name : str
     seen_size : int
         Size of the checkpoint that it holds.
+    replica_size : int
+        Entries of its replica of the log.
     """
 
     node_id: int
     key: bytes
     name: str
     seen_size: int
+    replica_size: int
 
 
 class Directory:
@@ -95,7 +100,12 @@ class Directory:
         for node_id in node_ids:
             self._greeted[node_id] = self._greeted.get(node_id, 0) + 1
             challenges.append(urandom(32))
-            request = HelloRequest(self._ledger.leaf(0), self._ledger.checkpoint, challenges[-1])
+            request = HelloRequest(
+                self._ledger.leaf(0),
+                join_leaves(self._ledger.rotations()),
+                self._ledger.checkpoint,
+                challenges[-1],
+            )
             content = RecordDict({RECORD: ConfigRecord(request.record())})
             messages.append(Message(content, node_id, _HELLO, ttl=self._seconds))
         now = self._clock()
@@ -123,6 +133,8 @@ class Directory:
             return True
         try:
             self._admit(node_id, nonce, reply.message)
+        except LedgerError:
+            raise  # an old or forked ledger must not go on
         except RtcFlowerError as error:
             self._refuse(node_id, str(error))
         return True
@@ -151,8 +163,19 @@ class Directory:
             name = replay.roster.members[positions[hello.key]].name
         else:
             name = self._free_name(hello.name)
-        self.nodes[hello.key] = NodeInfo(node_id, hello.key, name, hello.seen_size)
+        seen_size = self._seen(hello.checkpoint, name)
+        self.nodes[hello.key] = NodeInfo(node_id, hello.key, name, seen_size, hello.replica_size)
         _LOG.info("%s is here (key %s...)", name, hello.key.hex()[:8])
+
+    def _seen(self, note: str, name: str) -> int:
+        """Size of the checkpoint a node holds; stops everything if this ledger is behind it."""
+        if not note:
+            return 0
+        replay = self._ledger.replay
+        held = Checkpoint.parse(note)
+        Checkpoint.verify(note, replay.key_at(held.size))  # not ours: the node is refused
+        check_seen(note, replay, source=f"node {name}")
+        return held.size
 
     def _free_name(self, wanted: str) -> str:
         taken = {m.name for m in self._ledger.replay.roster.members}
@@ -184,8 +207,12 @@ class Directory:
         if node is not None:
             self._greeted[node.node_id] = 0
 
-    def saw(self, key: bytes, size: int) -> None:
+    def saw(self, key: bytes, size: int, *, replica: int | None = None) -> None:
         """Note that a voter has verified a checkpoint of ``size`` entries."""
         node = self.nodes.get(key)
         if node is not None:
-            self.nodes[key] = replace(node, seen_size=max(size, node.seen_size))
+            self.nodes[key] = replace(
+                node,
+                seen_size=max(size, node.seen_size),
+                replica_size=node.replica_size if replica is None else replica,
+            )

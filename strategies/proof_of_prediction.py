@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from logging import INFO
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from rtc_flower.keys import load_or_create_key
 from rtc_flower.ledger import Ledger, Posting
 from rtc_flower.samples import Samples
 from rtc_flower.stopping import Order, Rule
+from rtc_flower.strategies.audit_round import Audited, AuditRound
 from rtc_flower.strategies.collector import Collector, Reply
 from rtc_flower.strategies.directory import Directory
 from rtc_flower.strategies.events import Event
@@ -37,6 +38,7 @@ __all__ = ["Decided", "ProofOfPrediction", "VoteResult", "VoteTask"]
 
 _LOG = logging.getLogger("flwr.rtc_flower")
 _REFRESH = 1.0  # seconds between two looks at who is online
+_AUDITS = ("off", "light", "full")
 _WAIT = 0.2  # longest wait for a reply before deadlines are looked at again
 
 
@@ -95,6 +97,8 @@ class Decided:
     refusals : dict of str to int
     idle : tuple of str
         Nodes that were never invited.
+    audits : tuple of Audited
+        What nodes found in the audit round; empty when it is off.
     tips_hash : bytes
         Digest of the fork tips, as CLOSE states it.
     """
@@ -108,6 +112,12 @@ class Decided:
     refusals: dict[str, int]
     idle: tuple[str, ...]
     tips_hash: bytes
+    audits: tuple[Audited, ...] = ()
+
+    @property
+    def cosigned(self) -> tuple[int, int]:
+        """How many nodes cosigned the checkpoint after CLOSE, of how many that voted."""
+        return sum(audit.cosigned for audit in self.audits), len(self.ballots)
 
 
 @dataclass
@@ -164,6 +174,11 @@ class ProofOfPrediction(Strategy):
         Nodes invited at a time; everyone at once by default.
     invite_ahead : int
         Further waves invited while a silent node holds the count up.
+    audit : str
+        ``off``; ``light``: nodes check their receipts and that the log continues what they have
+        seen; ``full``: they get every entry, repeat every decision and cosign.
+    audit_seconds : float
+        How long verdicts are waited for.
     head_file : Path, optional
         Where the ledger's head is kept as well; better on another disk.
     on_event : callable, optional
@@ -195,6 +210,8 @@ class ProofOfPrediction(Strategy):
         close_when: float = 1.0,
         wave_size: int | None = None,
         invite_ahead: int = 1,
+        audit: str = "light",
+        audit_seconds: float = 120.0,
         head_file: Path | None = None,
         on_event: Callable[[Event], None] = _silent,
         collector: Callable[[Grid], Collector] = Collector,
@@ -217,6 +234,9 @@ class ProofOfPrediction(Strategy):
             raise TaskError(f"invite_ahead must be at least 0, got {invite_ahead}")
         if not 0 < close_when <= 1:
             raise TaskError(f"close_when must be in (0, 1], got {close_when}")
+        if audit not in _AUDITS:
+            raise TaskError(f"audit must be one of {', '.join(_AUDITS)}, got {audit!r}")
+        self.audit, self.audit_seconds = audit, audit_seconds
         self.min_nodes, self.wait_seconds, self.deadline = min_nodes, wait_seconds, deadline
         self.rule = _by_name(Rule, rule, "rule")
         self.order = _by_name(Order, order, "order") if order else None
@@ -339,6 +359,7 @@ class _Session:
         self._directory = Directory(grid, collector, ledger, clock=strategy._clock)
         self._refresh_at = 0.0
         self._round: VoteRound | None = None
+        self._audit: AuditRound | None = None
         self._bundle = _bundle_of(grid)
 
     def run(self, postings: list[Posting]) -> VoteResult:
@@ -392,7 +413,26 @@ class _Session:
             self._round.step()
             if not self._round.closed:
                 self._pump()
-        return _decided(ledger)
+        return replace(_decided(ledger), audits=self._audited())
+
+    def _audited(self) -> tuple[Audited, ...]:
+        """Run the audit round of the task that just closed."""
+        strategy = self._strategy
+        if strategy.audit == "off":
+            return ()
+        self._directory.refresh()
+        self._audit = AuditRound(
+            self._ledger,
+            self._directory,
+            self._collector,
+            full=strategy.audit == "full",
+            seconds=strategy.audit_seconds,
+            clock=strategy._clock,
+        )
+        while not self._audit.done:
+            self._pump()
+        self._audit.close()
+        return tuple(self._audit.found.values())
 
     def _pump(self) -> None:
         """Wait a moment for a reply, and hand it to whom it concerns."""
@@ -404,11 +444,17 @@ class _Session:
             self._strategy._sleep(_WAIT)
         for reply in iter(lambda: self._collector.reply(_WAIT), None):
             self._take(reply)
-            if self._round is None or self._round.closed:
+            if self._idle():
                 return
 
+    def _idle(self) -> bool:
+        """Whether nothing that is waited for can still come."""
+        voting = self._round is not None and not self._round.closed
+        auditing = self._audit is not None and not self._audit.done
+        return not voting and not auditing
+
     def _take(self, reply: Reply) -> None:
-        if self._directory.take(reply):
+        if self._directory.take(reply) or (self._audit is not None and self._audit.take(reply)):
             return
         if self._round is None or not self._round.take(reply):
             _LOG.warning("a reply that nobody waits for is ignored: %s", reply.kind.value)

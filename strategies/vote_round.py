@@ -25,6 +25,7 @@ from rtc_flower.wire import (
     Declined,
     VoteRequest,
     join_hashes,
+    join_leaves,
 )
 
 __all__ = ["VoteRound"]
@@ -157,6 +158,7 @@ class VoteRound:
         leaves = ledger.replay.leaves
         return VoteRequest(
             genesis=ledger.leaf(0),
+            rotations=join_leaves(ledger.rotations()),
             task=ledger.leaf(tally.index),
             task_index=tally.index,
             inclusion=join_hashes(inclusion_proof(leaves, tally.index)),
@@ -204,6 +206,9 @@ class VoteRound:
         try:
             self._ledger.submit(ballot, voter=asked.voter)
         except BallotError as error:
+            if self._ledger.accuse(ballot, voter=asked.voter):
+                self._say("evidence", asked.voter, "signed two different ballots")
+                return
             self._refuse(asked.voter, Refusal(error.reason), str(error), ballot)
             return
         self._directory.saw(asked.voter, asked.sent_size)

@@ -1,0 +1,279 @@
+"""What a node has seen of one ledger: it follows the log, keeps receipts, and audits.
+
+Nothing here trusts the server. A node remembers the last checkpoint it verified and follows only
+a log that continues it; it keeps a receipt for its ballots; and in a full audit it repeats every
+decision from its own replica of the log before it cosigns.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rtc_flower.ballot import Ballot
+from rtc_flower.checkpoint import Checkpoint
+from rtc_flower.consensus import Replay, rule_of
+from rtc_flower.entries import decode_leaf
+from rtc_flower.errors import (
+    BallotError,
+    FormatError,
+    ReplayError,
+    RtcFlowerError,
+    SignatureError,
+    UnsupportedError,
+)
+from rtc_flower.files import write_atomically
+from rtc_flower.keys import SigningKey
+from rtc_flower.merkle import leaf_hash, verify_consistency
+from rtc_flower.receipts import KeptReceipt
+from rtc_flower.signatures import check_signatures
+from rtc_flower.wire import (
+    AuditReply,
+    AuditRequest,
+    SentReceipt,
+    join_leaves,
+    read_genesis,
+    server_key_of,
+    split_hashes,
+    split_leaves,
+)
+
+__all__ = ["Witness"]
+
+_LOG = logging.getLogger("flwr.rtc_flower")
+
+
+class _AuditError(Exception):
+    """Something is wrong with the server's log; the first argument is the check's number."""
+
+
+class Witness:
+    """A node's memory of one ledger.
+
+    Parameters
+    ----------
+    state_dir : Path
+        The node's own directory.
+    genesis, rotations : bytes
+        As the server sent them.
+    server_key : bytes, optional
+        Refuses ledgers that began with another server key.
+
+    Raises
+    ------
+    FormatError, SignatureError
+        If the ledger is not one that this node wants, or its keys do not follow one another.
+    """
+
+    def __init__(
+        self, state_dir: Path, genesis: bytes, rotations: bytes, *, server_key: bytes | None = None
+    ) -> None:
+        entry, self.ledger_id = read_genesis(genesis)
+        if server_key not in (None, entry.server_key):
+            raise FormatError(
+                f"expected the server with key {(server_key or b'').hex()}, "
+                f"got {entry.server_key.hex()}"
+            )
+        self._genesis, self._rotations = genesis, rotations
+        self._key = server_key_of(entry, rotations, ledger_id=self.ledger_id)
+        self._directory = state_dir / "ledgers" / self.ledger_id.hex()
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def ballot_path(self, task_id: bytes) -> Path:
+        """Where the ballot for a task is kept."""
+        return self._directory / f"{task_id.hex()}.ballot"
+
+    @property
+    def held(self) -> str:
+        """The checkpoint that was verified last; "" for none."""
+        path = self._directory / "checkpoint"
+        return path.read_text() if path.exists() else ""
+
+    def read_checkpoint(self, note: str) -> Checkpoint:
+        """Read ``note``; `FormatError` or `SignatureError` if it is not of this ledger's server."""
+        checkpoint = Checkpoint.verify(note, self._key)
+        if checkpoint.ledger_id != self.ledger_id:
+            raise FormatError("expected a checkpoint of the ledger that GENESIS begins")
+        return checkpoint
+
+    def follow(self, note: str, *, seen_size: int, consistency: bytes) -> Checkpoint:
+        """Check that ``note`` continues what was seen, and remember it.
+
+        Raises
+        ------
+        FormatError, SignatureError
+            If it does not; what was seen stays.
+        """
+        checkpoint = self.read_checkpoint(note)
+        if self.held:
+            held = Checkpoint.parse(self.held)
+            if seen_size != held.size:
+                raise FormatError(
+                    f"expected a proof from size {held.size}, which this node has seen, "
+                    f"got one from {seen_size}"
+                )
+            self._check_continues(held, checkpoint, split_hashes(consistency))
+        write_atomically(self._directory / "checkpoint", note)
+        return checkpoint
+
+    def _check_continues(self, held: Checkpoint, now: Checkpoint, proof: list[bytes]) -> None:
+        try:
+            verify_consistency(
+                held.size, now.size, old_root=held.root, new_root=now.root, proof=proof
+            )
+        except FormatError as error:
+            raise FormatError(
+                f"the server's log of {now.size} entries does not continue the {held.size} "
+                f"entries that this node has seen: {error}"
+            ) from error
+
+    # -- audit ----------------------------------------------------------------------------
+
+    def audit(
+        self,
+        request: AuditRequest,
+        key: SigningKey,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> AuditReply:
+        """Check receipts, and in a full audit the whole log; cosign what holds.
+
+        Parameters
+        ----------
+        key : SigningKey
+            The node's own.
+        clock : callable
+            Unix seconds, for the cosignature.
+        """
+        leaves = self.replica() if request.full else []
+        if request.full and request.replica_size != len(leaves):
+            return AuditReply("behind", "", len(leaves), "")
+        try:
+            checkpoint = self._follow_audit(request)
+            self._take_receipts(request)
+            cosignature = ""
+            if request.full:
+                leaves += split_leaves(request.entries)
+                self._check_log(leaves, checkpoint)
+                self._keep_replica(leaves, len(leaves) - request.replica_size)
+                cosignature = checkpoint.cosign(key, seconds=int(clock()))
+        except _AuditError as error:
+            number, detail = error.args
+            _LOG.error("audit failed: %s: %s", number, detail)
+            return AuditReply(number, str(detail)[:400], request.replica_size, "")
+        return AuditReply("ok", self._missing(key, leaves), len(leaves), cosignature)
+
+    def _follow_audit(self, request: AuditRequest) -> Checkpoint:
+        try:
+            return self.follow(
+                request.checkpoint, seen_size=request.seen_size, consistency=request.consistency
+            )
+        except RtcFlowerError as error:
+            raise _AuditError("V11", str(error)) from error
+
+    def _take_receipts(self, request: AuditRequest) -> None:
+        """Keep a receipt for every ballot of this node that the server proves."""
+        for sent in SentReceipt.read_all(request.receipts):
+            path = self.ballot_path(sent.task_id)
+            if not path.exists():
+                raise _AuditError("receipt", "a receipt for a ballot that this node never signed")
+            kept = KeptReceipt(
+                self._genesis,
+                self._rotations,
+                path.read_bytes(),
+                sent.index,
+                sent.time_ms,
+                sent.proof,
+                request.checkpoint,
+            )
+            try:
+                kept.check()
+            except RtcFlowerError as error:
+                raise _AuditError("receipt", str(error)) from error
+            write_atomically(path.with_suffix(".receipt"), kept.to_json())
+
+    def receipts(self) -> list[KeptReceipt]:
+        """Every receipt that was kept."""
+        paths = sorted(self._directory.glob("*.receipt"))
+        return [KeptReceipt.from_json(path.read_text()) for path in paths]
+
+    def _check_log(self, leaves: list[bytes], checkpoint: Checkpoint) -> None:
+        """Repeat every decision of the log, and compare with the checkpoint and the receipts."""
+        replay = Replay()
+        for index, leaf in enumerate(leaves):
+            _check_entry(replay, leaf, index)
+        if replay.size != checkpoint.size or replay.roots[-1] != checkpoint.root:
+            raise _AuditError("V7", f"the log of {replay.size} entries is not the checkpoint's")
+        if replay.due is not None:
+            raise _AuditError("V8", f"expected {replay.due} at the end, found nothing")
+        for receipt in self.receipts():
+            if replay.leaves[receipt.index : receipt.index + 1] != [leaf_hash(receipt.leaf)]:
+                raise _AuditError(
+                    "receipt",
+                    f"entry {receipt.index} is not the ballot this node has a receipt for",
+                )
+
+    def _missing(self, key: SigningKey, leaves: list[bytes]) -> str:
+        """Name the ballots that this node signed and that a full audit did not find."""
+        if not leaves:
+            return ""
+        entries = (decode_leaf(leaf)[0] for leaf in leaves)
+        ballots = (entry.header for entry in entries if isinstance(entry, Ballot))
+        stored = {header.task_id for header in ballots if header.voter == key.public}
+        lost = [
+            path.stem
+            for path in sorted(self._directory.glob("*.ballot"))
+            if bytes.fromhex(path.stem) not in stored
+        ]
+        return f"my ballot is not in the log for task {', '.join(lost)}" if lost else ""
+
+    # -- replica --------------------------------------------------------------------------
+
+    @property
+    def _replica_path(self) -> Path:
+        return self._directory / "replica"
+
+    def replica(self) -> list[bytes]:
+        """Leaves of this node's copy of the log; what a crash cut off is dropped."""
+        if not self._replica_path.exists():
+            return []
+        data = self._replica_path.read_bytes()
+        whole = _without_tail(data)
+        if whole != data:
+            os.truncate(self._replica_path, len(whole))
+        return split_leaves(whole)
+
+    def _keep_replica(self, leaves: list[bytes], fresh: int) -> None:
+        if fresh:
+            with self._replica_path.open("ab") as file:
+                file.write(join_leaves(leaves[len(leaves) - fresh :]))
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def _check_entry(replay: Replay, leaf: bytes, index: int) -> None:
+    try:
+        check_signatures(replay.apply(leaf), replay)
+    except SignatureError as error:
+        step, _, detail = str(error).partition(": ")
+        raise _AuditError(step, detail) from error
+    except FormatError as error:
+        raise _AuditError("V2", f"entry {index}: {error}") from error
+    except (ReplayError, BallotError) as error:
+        raise _AuditError(rule_of(error), f"entry {index}: {error}") from error
+    except UnsupportedError as error:
+        raise _AuditError("unsupported", f"entry {index}: {error}") from error
+
+
+def _without_tail(data: bytes) -> bytes:
+    """Whole records at the front of ``data``."""
+    at = 0
+    while at + 4 <= len(data):
+        end = at + 4 + int.from_bytes(data[at : at + 4], "big")
+        if end > len(data):
+            break
+        at = end
+    return data[:at]

@@ -1,0 +1,170 @@
+"""After a task has closed: nodes check the log, keep receipts, and cosign the checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+
+from rtc_flower.entries import decode_leaf
+from rtc_flower.errors import FormatError, RtcFlowerError
+from rtc_flower.ledger import Ledger
+from rtc_flower.merkle import consistency_proof
+from rtc_flower.strategies.collector import Collector, Reply, ReplyKind
+from rtc_flower.strategies.directory import Directory, NodeInfo
+from rtc_flower.wire import (
+    RECORD,
+    AuditReply,
+    AuditRequest,
+    SentReceipt,
+    join_hashes,
+    join_leaves,
+)
+
+__all__ = ["AuditRound", "Audited"]
+
+_LOG = logging.getLogger("flwr.rtc_flower")
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """What one node found.
+
+    Attributes
+    ----------
+    node : str
+    verdict : str
+        ``ok``, the number of what failed, ``error`` or ``deadline``.
+    detail : str
+    cosigned : bool
+    """
+
+    node: str
+    verdict: str
+    detail: str = ""
+    cosigned: bool = False
+
+
+class AuditRound:
+    """Sends the audit of the last task to every node that owes nothing, and collects verdicts.
+
+    Parameters
+    ----------
+    ledger, directory, collector
+    full : bool
+        Whether nodes get the new entries and repeat every decision.
+    seconds : float
+        How long verdicts are waited for.
+    clock : callable
+        Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        directory: Directory,
+        collector: Collector,
+        *,
+        full: bool,
+        seconds: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._ledger, self._directory, self._collector = ledger, directory, collector
+        self._full, self._clock = full, clock
+        self._seconds, self._until = seconds, clock() + seconds
+        self._attempts: dict[bytes, int] = {}
+        self._asked: dict[str, tuple[bytes, int]] = {}
+        self.found: dict[bytes, Audited] = {}
+        tally = ledger.tally
+        owing = set(tally.ranks[: tally.invited]) - set(tally.ballots)
+        for key, node in directory.online().items():
+            if key not in owing:
+                self._ask(node)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is waited for any more."""
+        return not self._asked or self._clock() >= self._until
+
+    def close(self) -> None:
+        """Give up on nodes that have not answered."""
+        for message_id, (key, _) in self._asked.items():
+            self._collector.forget(message_id)
+            self.found[key] = Audited(self._name(key), "deadline")
+        self._asked.clear()
+
+    def _ask(self, node: NodeInfo) -> None:
+        self._attempts[node.key] = self._attempts.get(node.key, 0) + 1
+        content = RecordDict({RECORD: ConfigRecord(self._request(node).record())})
+        message = Message(content, node.node_id, MessageType.EVALUATE, ttl=self._seconds + 5)
+        (message_id,) = self._collector.send([message])
+        if message_id:
+            self._asked[message_id] = (node.key, self._ledger.replay.size)
+        else:
+            self.found[node.key] = Audited(node.name, "error", "unreachable")
+
+    def _request(self, node: NodeInfo) -> AuditRequest:
+        ledger = self._ledger
+        return AuditRequest(
+            genesis=ledger.leaf(0),
+            rotations=join_leaves(ledger.rotations()),
+            checkpoint=ledger.checkpoint,
+            seen_size=node.seen_size,
+            consistency=join_hashes(consistency_proof(ledger.replay.leaves, node.seen_size)),
+            receipts=self._receipts(node.key),
+            full=self._full,
+            replica_size=node.replica_size,
+            entries=join_leaves(ledger.leaves(node.replica_size)) if self._full else b"",
+        )
+
+    def _receipts(self, voter: bytes) -> bytes:
+        """Receipts of every ballot of a voter: the one it just cast, and those it may miss."""
+        sent = []
+        for task_id, index in self._ledger.ballots_of(voter):
+            _, time_ms = decode_leaf(self._ledger.leaf(index))
+            proof = self._ledger.receipt(index).proof
+            sent.append(SentReceipt(task_id, index, time_ms, proof).encode())
+        return b"".join(sent)
+
+    def take(self, reply: Reply) -> bool:
+        """Take a reply if it answers this audit; return whether it did."""
+        asked = self._asked.pop(reply.message_id, None)
+        if asked is None:
+            return False
+        key, size = asked
+        if reply.kind is not ReplyKind.CONTENT or reply.message is None:
+            why = reply.message.error.reason if reply.message else "unreachable"
+            self.found[key] = Audited(self._name(key), "error", str(why))
+            return True
+        try:
+            record = reply.message.content.get(RECORD)
+            if not isinstance(record, ConfigRecord):
+                raise FormatError("expected an audit reply")
+            self._answer(key, size, AuditReply.read(dict(record)))
+        except RtcFlowerError as error:
+            self.found[key] = Audited(self._name(key), "error", str(error))
+        return True
+
+    def _answer(self, key: bytes, size: int, answer: AuditReply) -> None:
+        node = self._directory.nodes.get(key)
+        behind = 0 <= answer.replica_size <= self._ledger.replay.size
+        if answer.verdict == "behind" and behind and node is not None:
+            self._directory.saw(key, 0, replica=answer.replica_size)
+            if self._attempts[key] < _ATTEMPTS:
+                self._ask(self._directory.nodes[key])
+                return
+        if answer.verdict == "ok":
+            self._directory.saw(key, size, replica=answer.replica_size if self._full else None)
+        if answer.cosignature:
+            self._ledger.cosign(size, answer.cosignature, voter=key)
+        cosigned = bool(answer.cosignature)
+        self.found[key] = Audited(self._name(key), answer.verdict, answer.detail, cosigned)
+        if answer.verdict != "ok":
+            _LOG.error("%s reports %s: %s", self._name(key), answer.verdict, answer.detail)
+
+    def _name(self, key: bytes) -> str:
+        members = self._ledger.replay.roster.members
+        return next((m.name for m in members if m.key == key), key.hex()[:8])
