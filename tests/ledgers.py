@@ -36,6 +36,8 @@ from rtc_flower.tally import Tally
 
 SERVER = SigningKey(b"\x01" * 32)
 ADMIN = SigningKey(b"\x02" * 32)
+NEXT = SigningKey(b"\x03" * 32)
+"""The server's key after a rotation."""
 NOW = 1_700_000_000_000
 Votes = Sequence[int | None]
 """A class per sample; None abstains."""
@@ -53,7 +55,7 @@ def names(k: int) -> tuple[str, ...]:
     return tuple(f"class {i}" for i in range(k))
 
 
-def make_task(replay: Replay, electorate: Iterable[SigningKey], **fields: Any) -> Task:
+def make_task(replay: Replay, voters: Iterable[SigningKey], **fields: Any) -> Task:
     """A valid TASK for the state of ``replay``; ``fields`` override, ``k`` sets the classes."""
     n, k = fields.pop("n", 3), fields.pop("k", 3)
     positions, size = replay.roster.active(), len(replay.roster.members)
@@ -65,7 +67,7 @@ def make_task(replay: Replay, electorate: Iterable[SigningKey], **fields: Any) -
         "class_names": names(k),
         "roster_version": replay.roster.version,
         "roster_size": size,
-        "electorate": electorate_bits([positions[key.public] for key in electorate], size),
+        "electorate": electorate_bits([positions[key.public] for key in voters], size),
         "rule": rule,
         "inv_delta": 20,
         "lead": 2,
@@ -237,15 +239,16 @@ def tamper(path: Path, *statements: str | tuple[str, Sequence[Any]]) -> None:
 
 
 def forge(
-    path: Path, log: Sequence[bytes], *, key: SigningKey = SERVER, samples: bool = True
+    path: Path, log: Sequence[bytes], *, key: SigningKey | None = None, samples: bool = True
 ) -> Path:
     """Write a ledger file by hand, rules or no rules, with one honest-looking checkpoint.
 
     Rows are derived from the entries up to the first that replay refuses.
     """
     connection = sqlite3.connect(path, isolation_level=None)
-    create(connection)
     connection.execute("PRAGMA synchronous = OFF")
+    connection.execute("PRAGMA journal_mode = MEMORY")
+    create(connection)
     connection.execute("BEGIN")
     replay, number = Replay(), 0
     broken = False
@@ -267,7 +270,8 @@ def forge(
         for table, rows in derive(applied, replay, number):
             marks = ", ".join("?" * len(DERIVED[table][0]))
             connection.executemany(f'INSERT INTO "{table}" VALUES ({marks})', rows)
-    note = Checkpoint(replay.leaves[0], len(log), tree_root(replay.leaves)).sign(key)
+    now = NEXT if replay.server_keys and replay.server_key == NEXT.public else SERVER
+    note = Checkpoint(replay.leaves[0], len(log), tree_root(replay.leaves)).sign(key or now)
     connection.execute("INSERT INTO checkpoint VALUES (?, ?)", (len(log), note))
     connection.execute("COMMIT")
     connection.close()

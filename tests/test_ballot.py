@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -57,7 +58,7 @@ def test_the_header_is_laid_out_as_specified() -> None:
 def test_every_field_of_the_header_is_signed_and_names_the_ballot(field: str) -> None:
     header = signed().header
     value = getattr(header, field)
-    other = value + 1 if isinstance(value, int) else bytes(32)
+    other: Any = value + 1 if isinstance(value, int) else bytes(32)
     changed = replace(header, **{field: other})
     assert changed.ballot_id != header.ballot_id
     with pytest.raises(SignatureError):
