@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import Context
+from flwr.app import Context, Message
 from ledgers import log_of
 
 from rtc_flower.ballot import Ballot
@@ -23,6 +23,7 @@ from rtc_flower.strategies.events import Event
 from rtc_flower.strategies.proof_of_prediction import VoteResult, VoteTask
 from rtc_flower.tally import invitation_order
 from rtc_flower.verify import verify
+from rtc_flower.wire import RECORD, SAMPLES, VoteRequest
 
 Array = npt.NDArray[Any]
 
@@ -165,3 +166,30 @@ def population_files(state_dir: Path, pattern: str) -> dict[str, bytes]:
     """Contents of the nodes' files, by path."""
     found = (state_dir / "nodes").rglob(pattern)
     return {str(path.relative_to(state_dir)): path.read_bytes() for path in found}
+
+
+class Mailbox:
+    """Records what a node is asked, in the place of its ``when``; the node stays silent."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[VoteRequest, bytes]] = []
+
+    def __call__(self, message: Message) -> bool:
+        if not asked_to_vote(message):
+            return False
+        records = message.content.config_records
+        data = records[SAMPLES]["data"]
+        assert isinstance(data, bytes)
+        self.requests.append((VoteRequest.read(dict(records[RECORD])), data))
+        return True
+
+
+def requested(
+    tasks: Sequence[VoteTask], state_dir: Path, **options: Any
+) -> tuple[VoteRequest, bytes]:
+    """What the node at position 0 of two is asked first; it does not answer."""
+    mailbox = Mailbox()
+    app = truthful().app
+    nodes = [SimulatedNode(app, silent=True, when=mailbox), truthful()]
+    run(tasks, nodes, state_dir, **options)
+    return mailbox.requests[0]

@@ -34,10 +34,11 @@ from populations import (
 
 from rtc_flower.ballot import Ballot
 from rtc_flower.clients.contract import ABSTAIN
-from rtc_flower.entries import Close, CloseReason, Genesis, Invite, Refusal, Roster, Task
+from rtc_flower.entries import Close, CloseReason, Genesis, Invite, Refusal, Task
 from rtc_flower.errors import LedgerLockedError, QuorumError, TaskError
 from rtc_flower.keys import SigningKey
 from rtc_flower.ledger import Ledger
+from rtc_flower.roster import Roster
 from rtc_flower.samples import Samples
 from rtc_flower.simulator import (
     InMemoryGrid,
