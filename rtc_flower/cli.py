@@ -125,9 +125,19 @@ def show(
     elif task is not None:
         _show_task(ledger, task, as_json)
     else:
-        from rtc_flower.reading import list_tasks
+        _show_tasks(ledger, as_json)
 
-        _print_records([asdict(row) for row in list_tasks(ledger)], as_json, "tasks")
+
+def _show_tasks(ledger: Path, as_json: bool) -> None:
+    from rtc_flower.reading import list_tasks
+
+    tasks = list_tasks(ledger)
+    if as_json:
+        _print_json([asdict(row) for row in tasks])
+        return
+    from rtc_flower.display import console, tasks_table
+
+    console().print(tasks_table(tasks))
 
 
 def _show_sample(ledger: Path, task: int, sample: int, as_json: bool) -> None:

@@ -9,11 +9,12 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from rtc_flower.reading import SampleForks
+from rtc_flower.reading import SampleForks, TaskRow
 from rtc_flower.verify import Report, Verdict
 
-__all__ = ["draw_forks", "records_table", "report_view"]
+__all__ = ["draw_forks", "records_table", "report_view", "tasks_table"]
 
+_PLAIN_WIDTH = 120
 _COLOURS = {Verdict.OK: "green", Verdict.BAD: "bold red", Verdict.NOT_CHECKED: "yellow"}
 
 
@@ -23,10 +24,29 @@ def records_table(records: Iterable[dict[str, Any]], title: str = "") -> Table:
     table = Table(title=title or None, title_justify="left", header_style="bold")
     for name in rows[0] if rows else ():
         numeric = all(isinstance(row[name], int | float | None) for row in rows)
-        table.add_column(name, justify="right" if numeric else "left")
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
     return table
+
+
+def tasks_table(tasks: Iterable[TaskRow]) -> Table:
+    """One line per task: what was asked, who answered, and how it ended."""
+    return records_table(
+        {
+            "task": row.task,
+            "samples": row.n,
+            "classes": row.k,
+            "kind": row.kind,
+            "rule": f"{row.rule}, {row.counting}",
+            "counted": f"{row.counted or 0} of {row.electorate}",
+            "late": row.uncounted,
+            "absent": row.absent,
+            "idle": row.uninvited,
+            "closed": row.reason or "open: votes are sealed",
+        }
+        for row in tasks
+    )
 
 
 def draw_forks(forks: SampleForks, *, task: int, sample: int, root: str = "TASK") -> Group:
@@ -80,5 +100,8 @@ def report_view(report: Report) -> Group:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Console that keeps its width when output is not a terminal."""
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+    """Console for results; wide enough for its tables when output is no terminal."""
+    plain = Console(stderr=stderr, highlight=False)
+    if plain.is_terminal:
+        return plain
+    return Console(stderr=stderr, highlight=False, width=_PLAIN_WIDTH)
