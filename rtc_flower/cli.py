@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rtc_flower import cli_plan
 from rtc_flower.errors import LedgerError, RtcFlowerError
 
 __all__ = ["app", "main"]
@@ -23,6 +24,8 @@ app = typer.Typer(
 )
 roster = typer.Typer(help="Who may vote.", no_args_is_help=True)
 app.add_typer(roster, name="roster")
+
+app.command()(cli_plan.plan)
 
 LedgerPath = Annotated[Path, typer.Argument(help="The ledger file, ledger.db.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -248,6 +251,22 @@ def init(
         _print_json(known)
     else:
         typer.echo("\n".join(f"{name}: {value}" for name, value in known.items()))
+
+
+@app.command()
+def abort(
+    state_dir: Annotated[Path, typer.Argument(help="Folder with server.key and ledger.db.")],
+) -> None:
+    """Close the open task without outcomes. The ledger shows it; stop the server first."""
+    from rtc_flower.keys import SigningKey
+    from rtc_flower.ledger import Ledger
+
+    state = state_dir.resolve()
+    with Ledger(state / "ledger.db", SigningKey.load(state / "server.key")) as ledger:
+        if ledger.replay.open_task is None:
+            raise LedgerError(f"{ledger.path}: expected an open task, found none")
+        ledger.abort()
+        typer.echo(f"task {ledger.number} is closed as aborted; post it again under a new number")
 
 
 @roster.command("list")

@@ -265,6 +265,7 @@ def _run(
         "state-dir": str(state / "server"),
         "min-nodes": count,
         "deadline": options.deadline,
+        "audit": "full",
         "events": str(events),
     }
     progress = _Progress(models, samples=0)

@@ -83,7 +83,11 @@ class Directory:
 
     def refresh(self) -> None:
         """Look who is online and greet who is new."""
-        self._online = {int(node_id) for node_id in self._grid.get_node_ids()}
+        try:
+            self._online = {int(node_id) for node_id in self._grid.get_node_ids()}
+        except Exception as error:  # the next look may succeed; a vote must not end with this one
+            _LOG.warning("who is online could not be asked: %s: %s", type(error).__name__, error)
+            return
         self._forget_late()
         waiting = {node_id for node_id, _, _ in self._challenges.values()}
         known = {node.node_id for node in self.nodes.values()}

@@ -365,7 +365,7 @@ class _Session:
     def run(self, postings: list[Posting]) -> VoteResult:
         decided = []
         if self._ledger.replay.open_task is not None:
-            self._wait_for_nodes(needed=1)
+            self._pump()  # whoever is back is asked; deadlines settle the others
             decided.append(self._vote())
             postings = _after(postings, self._ledger.tally)
         for posting in postings:

@@ -30,6 +30,7 @@ def main(grid: Grid, context: Context) -> None:
         wait_seconds=float(config["wait-seconds"]),
         deadline=float(config["deadline"]),
         rule=str(config["rule"]),
+        audit=str(config["audit"]),
         on_event=EventFile(str(config["events"])),
     )
     result = strategy.start(grid)
@@ -37,5 +38,6 @@ def main(grid: Grid, context: Context) -> None:
         accuracy = (decided.outcomes.classes == part.y).mean()
         print(
             f"task {decided.number}: {len(part.y)} samples decided by {len(decided.ballots)} "
-            f"ballots, {accuracy:.2%} right; ledger {result.ledger}"
+            f"ballots, {accuracy:.2%} right, cosigned by {decided.cosigned[0]} nodes; "
+            f"ledger {result.ledger}"
         )
