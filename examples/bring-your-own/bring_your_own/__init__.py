@@ -1,0 +1,1 @@
+"""Hospitals vote on tumours, each with a model of its own."""

@@ -1,0 +1,1 @@
+"""What hospital B knows about tumours; nobody else has this package."""

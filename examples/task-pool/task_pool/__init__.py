@@ -1,0 +1,1 @@
+"""Tasks of two kinds, one after another, in one ledger."""
