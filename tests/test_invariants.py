@@ -245,7 +245,7 @@ def test_outcomes_forks_and_closings_are_those_of_a_second_counter(
 
 @pytest.mark.slow
 @given(plans(), st.data())
-@settings(max_examples=2000)
+@settings(max_examples=400)
 def test_outcomes_forks_and_closings_are_those_of_a_second_counter_at_length(
     plan: Plan, data: st.DataObject
 ) -> None:
@@ -291,7 +291,7 @@ def test_under_invitation_no_timing_changes_an_outcome(plan: Plan, data: st.Data
 
 @pytest.mark.slow
 @given(plans(order=Order.INVITATION), st.data())
-@settings(max_examples=2000)
+@settings(max_examples=400)
 def test_under_invitation_no_timing_changes_an_outcome_at_length(
     plan: Plan, data: st.DataObject
 ) -> None:

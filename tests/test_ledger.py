@@ -567,7 +567,7 @@ def test_a_full_disk_is_rolled_back_with_no_receipt_and_goes_on_with_space(
         assert_sound(ledger)
 
 
-@settings(max_examples=150)
+@settings(max_examples=40)
 @pytest.mark.slow
 @given(payload=st.binary(max_size=600), data=st.data())
 def test_no_payload_gets_past_with_anything_but_our_error(
