@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from rtc_flower import cli_plan
-from rtc_flower.errors import LedgerError, RtcFlowerError
+from rtc_flower.errors import DataError, LedgerError, RtcFlowerError
 
 __all__ = ["app", "main"]
 
@@ -57,6 +57,8 @@ def demo(
     from rtc_flower.demo import DemoOptions, run_demo, save_json
     from rtc_flower.display import console
 
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise DataError(f"--json {json_file}: expected a file in a folder that exists")
     state = state_dir or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     options = DemoOptions(
         state_dir=state.resolve(),
@@ -73,7 +75,7 @@ def demo(
     except KeyboardInterrupt:
         console(stderr=True).print(
             f"\ninterrupted; no process is left. What was counted so far is kept: "
-            f"rtc-flower demo --state-dir {state} goes on with it"
+            f"the same command with --state-dir {state} goes on with it"
         )
         raise typer.Exit(130) from None
     if json_file is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from rtc_flower.deployment import Deployment, Node
 from rtc_flower.display import draw_forks, records_table, report_view
 from rtc_flower.errors import DataError, DeploymentError
 from rtc_flower.files import write_atomically
-from rtc_flower.reading import NodeVotes, forks_of, votes_of
+from rtc_flower.reading import NodeVotes, forks_of, list_tasks, votes_of
 from rtc_flower.verify import verify
 
 __all__ = ["DemoOptions", "DemoResult", "NodeResult", "find_app", "run_demo"]
@@ -171,6 +172,8 @@ def run_demo(options: DemoOptions, console: Console) -> DemoResult:
     count = _DEFAULT_NODES[dataset.name] if options.nodes is None else options.nodes
     if count < 1:
         raise DataError(f"nodes must be at least 1, got {count}")
+    if not 0 < options.deadline < math.inf:
+        raise DataError(f"deadline must be above 0 seconds, got {options.deadline:g}")
     if (options.state_dir / "server" / "ledger.db").exists():
         console.print(f"going on with the ledger in {options.state_dir}")
     models = {f"{m}-{i}": m for i, m in enumerate(composition(dataset.name, count))}
@@ -179,7 +182,14 @@ def run_demo(options: DemoOptions, console: Console) -> DemoResult:
     _introduce(console, dataset, options, count, private, len(task.y))
     progress = _run(options, dataset, models, console)
     ledger = options.state_dir / "server" / "ledger.db"
-    votes = votes_of(ledger, 1)
+    number = list_tasks(ledger)[-1].task  # a ledger that the demo goes on with has others before
+    votes = votes_of(ledger, number)
+    if not votes.names:
+        told = ", ".join(f"{name}: {reason}" for name, reason in votes.absent.items())
+        raise DeploymentError(
+            f"no node voted ({told}); the ledger is {ledger}, the nodes' logs are in "
+            f"{options.state_dir / 'logs'}. Raise --deadline if they need more time"
+        )
     rows = _node_results(votes, models, private, task.y)
     report = verify(ledger)
     accuracies = [row.accuracy for row in rows if row.accuracy is not None]
@@ -197,7 +207,7 @@ def run_demo(options: DemoOptions, console: Console) -> DemoResult:
         quick=options.quick,
         seed=options.seed,
     )
-    _print(result, votes, task.y, console)
+    _print(result, votes, number, task.y, console)
     console.print(f"\n[bold]rtc-flower verify {ledger}[/]")
     console.print(report_view(report))
     return result
@@ -320,7 +330,11 @@ def _node_results(
 
 
 def _print(
-    result: DemoResult, votes: NodeVotes, truth: np.ndarray[Any, Any], console: Console
+    result: DemoResult,
+    votes: NodeVotes,
+    number: int,
+    truth: np.ndarray[Any, Any],
+    console: Console,
 ) -> None:
     def share(value: float | None) -> str:
         return "" if value is None else f"{value:.2%}"
@@ -347,7 +361,9 @@ def _print(
     )
     console.print("\n[bold]the closest calls[/]")
     for sample in _closest(votes):
-        console.print(draw_forks(forks_of(Path(result.ledger), 1, sample), task=1, sample=sample))
+        console.print(
+            draw_forks(forks_of(Path(result.ledger), number, sample), task=number, sample=sample)
+        )
         right = votes.class_names[int(truth[sample])]
         console.print(f"  the truth, which no node and no ledger knows: {right!r}", style="dim")
 
