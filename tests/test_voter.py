@@ -173,8 +173,9 @@ def test_a_task_that_is_not_in_the_log_is_refused(tmp_path: Path, asked: Asked) 
     ]
     for change in changes:
         with pytest.raises(RtcFlowerError):
-            vote(tmp_path, asked, **change)
-    assert_nothing_signed(tmp_path)
+            vote(tmp_path, (replace_seen(tmp_path, request), asked[1]), **change)
+    assert list((tmp_path / "nodes" / "0").rglob("*.ballot")) == []
+    assert read(vote(tmp_path, (replace_seen(tmp_path, request), asked[1])))
 
 
 def test_samples_that_are_not_those_of_the_task_are_refused(tmp_path: Path, asked: Asked) -> None:
