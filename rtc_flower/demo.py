@@ -275,6 +275,7 @@ def _run(
         "state-dir": str(state / "server"),
         "min-nodes": count,
         "deadline": options.deadline,
+        "wait-seconds": options.deadline,
         "audit": "full",
         "events": str(events),
     }

@@ -71,7 +71,7 @@ class Directory:
         *,
         clock: Callable[[], float],
         attempts: int = 3,
-        seconds: float = 60.0,
+        seconds: float = 180.0,
     ) -> None:
         self._grid, self._collector, self._ledger = grid, collector, ledger
         self._clock, self._attempts, self._seconds = clock, attempts, seconds
@@ -163,6 +163,8 @@ class Directory:
             raise KeyFormatError(
                 f"the key {hello.key.hex()} is not enrolled; ask the roster's admin"
             )
+        if hello.key in {m.key for m in replay.roster.members} and hello.key not in positions:
+            raise KeyFormatError(f"the key {hello.key.hex()} was revoked; the node needs a new one")
         if hello.key in positions:
             name = replay.roster.members[positions[hello.key]].name
         else:
@@ -184,7 +186,8 @@ class Directory:
     def _free_name(self, wanted: str) -> str:
         taken = {m.name for m in self._ledger.replay.roster.members}
         taken |= {node.name for node in self.nodes.values()}
-        base = "".join(c for c in wanted if c.isprintable())[:40] or "node"
+        printable = "".join(c for c in wanted if c.isprintable())
+        base = printable.encode()[:40].decode(errors="ignore") or "node"  # rosters count bytes
         name, number = base, 2
         while name in taken:
             name, number = f"{base}-{number}", number + 1
