@@ -43,7 +43,8 @@ def data(label: int = 2) -> Any:
 def votes(contract: Contract, tmp_path: Path, samples: Samples | None = None) -> list[int]:
     chosen = samples or Samples(np.arange(6).reshape(3, 2))
     asked = np.ones(len(chosen), bool)
-    return contract.votes(chosen, asked, classes=3, store=ModelStore(tmp_path)).tolist()
+    got = contract.votes(chosen, asked, classes=3, store=ModelStore(tmp_path))
+    return [int(vote) for vote in got]
 
 
 def test_it_is_trained_once_per_data(tmp_path: Path) -> None:
