@@ -22,8 +22,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 ZEROS = bytes(32)
-SCHEMA = "7ed2ab4ac2a2550fd9c583192e2c0d90a09e83be1fdea90201b353d934cee12d"
-STEPS = [f"V{i}" for i in range(1, 12)]
+SCHEMA = "dd3c78dcd59a6644b84b2ada77b4274808e6c6ffb96a1d900b5f04f89056a8e3"
+STEPS = [f"V{i}" for i in range(1, 13)]
 ABSENCES = {1: "deadline", 2: "error", 3: "declined"}
 REASONS = (
     "size", "format", "signature", "context", "class", "not_asked", "seen", "duplicate", "answer",
@@ -45,6 +45,8 @@ KEYS = {
     "closing": "task",
     "decision": "task, sample",
     "block": "id",
+    "evidence": "idx",
+    "server_key": "idx",
 }
 P = 2**255 - 19
 SMALL = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
@@ -130,7 +132,7 @@ def unbase64(text: str) -> bytes:
     return raw
 
 
-def read_note(note: str, key: bytes, *, stored: bool) -> tuple[str, int, bytes]:
+def read_note(note: str, log: Log, *, stored: bool) -> tuple[str, int, bytes]:
     """Origin, size and root of a checkpoint (section 1.2); ValueError if it is not good."""
     head, blank, tail = note.partition("\n\n")
     lines = head.split("\n")
@@ -142,6 +144,7 @@ def read_note(note: str, key: bytes, *, stored: bool) -> tuple[str, int, bytes]:
         raise ValueError(f"origin {name!r}")
     if str(size) != lines[1] or size < 0 or len(root) != 32 or len(ledger_id) != 64:
         raise ValueError(f"size {lines[1]!r} or root {lines[2]!r}")
+    key = log.server_key(size)
     signatures = tail[:-1].split("\n")
     if stored and len(signatures) != 1:
         raise ValueError("more than one signature line")
@@ -155,6 +158,22 @@ def read_note(note: str, key: bytes, *, stored: bool) -> tuple[str, int, bytes]:
                     raise ValueError("the server's signature fails")
                 return name, size, root
     raise ValueError("no signature by the server")
+
+
+def cosigned(line: str, key: bytes, body: str) -> bool:
+    """Whether ``line`` is a node's good cosignature of the checkpoint ``body``."""
+    name = f"rtc-flower/node/{key.hex()}"
+    start = f"— {name} "
+    if not line.startswith(start):
+        return False
+    try:
+        blob = unbase64(line[len(start) :])
+    except ValueError:
+        return False
+    if len(blob) != 76 or blob[:4] != digest(name.encode(), b"\n\x04", key)[:4]:
+        return False
+    time = int.from_bytes(blob[4:12], "big")
+    return signed(key, blob[12:], f"cosignature/v1\ntime {time}\n{body}".encode())
 
 
 # -- entries (section 2) ----------------------------------------------------------------------
@@ -202,7 +221,7 @@ class Bytes:
 
 NAMES = {
     1: "genesis", 2: "roster", 3: "task", 4: "invite", 5: "ballot", 6: "absent", 7: "refused",
-    8: "close",
+    8: "close", 9: "evidence", 10: "server_key",
 }  # fmt: skip
 
 
@@ -256,14 +275,18 @@ def decode_invite(data: Bytes) -> dict[str, Any]:
     return {"task_id": data.take(32), "more": data.num(4)}
 
 
-def decode_ballot(data: Bytes) -> dict[str, Any]:
+def decode_header(data: Bytes) -> dict[str, Any]:
     start = data.at
     need(data.take(16) == tag("heads"), "R0", "another header tag")
-    ballot: dict[str, Any] = {"ledger_id": data.take(32), "task_id": data.take(32)}
-    ballot |= {"voter": data.take(32), "meta_hash": data.take(32), "n": data.num(4)}
-    ballot |= {"votes_hash": data.take(32), "seen_size": data.num(8), "seen_root": data.take(32)}
+    head: dict[str, Any] = {"ledger_id": data.take(32), "task_id": data.take(32)}
+    head |= {"voter": data.take(32), "meta_hash": data.take(32), "n": data.num(4)}
+    head |= {"votes_hash": data.take(32), "seen_size": data.num(8), "seen_root": data.take(32)}
     header = data.data[start : data.at]
-    ballot |= {"header": header, "id": digest(header), "signature": data.take(64)}
+    return head | {"header": header, "id": digest(header), "signature": data.take(64)}
+
+
+def decode_ballot(data: Bytes) -> dict[str, Any]:
+    ballot = decode_header(data)
     meta, salt = data.take(data.num(2)), data.take(16)
     ballot["votes"] = data.rest()
     inner = Bytes(meta)
@@ -274,6 +297,14 @@ def decode_ballot(data: Bytes) -> dict[str, Any]:
     votes_hash = digest(tag("votes"), salt, ballot["votes"])
     need(votes_hash == ballot["votes_hash"], "R0", "votes that the header does not commit to")
     return ballot
+
+
+def decode_evidence(data: Bytes) -> dict[str, Any]:
+    return {"headers": [decode_header(data), decode_header(data)]}
+
+
+def decode_server_key(data: Bytes) -> dict[str, Any]:
+    return {"key": data.take(32), "old": data.take(64), "new": data.take(64)}
 
 
 def decode_absent(data: Bytes) -> dict[str, Any]:
@@ -462,6 +493,9 @@ class Log:
         self.count: Count | None = None
         self.tasks: list[dict[str, Any]] = []
         self.next_row = 1
+        self.server_keys: list[tuple[int, bytes]] = []  # (smallest size, key)
+        self.task_ids: set[bytes] = set()
+        self.accused: set[tuple[bytes, bytes]] = set()
         self.due: dict[str, Any] | None = None
         self.rows: dict[str, list[tuple[Any, ...]]] = {table: [] for table in KEYS}
 
@@ -483,8 +517,12 @@ class Log:
             self.due = self.count.close(self.count.due())
         return name, fields
 
-    def genesis_key(self) -> bytes:
-        return bytes(self.genesis["admin" if self.genesis["enrolment"] == 1 else "server"])
+    def server_key(self, size: int) -> bytes:
+        return [key for start, key in self.server_keys if start <= max(size, 1)][-1]
+
+    def roster_key(self) -> bytes:
+        admin: bytes = self.genesis["admin"]
+        return admin if self.genesis["enrolment"] == 1 else self.server_keys[-1][1]
 
     def open_task(self, rule: str, task_id: bytes) -> Count:
         count = self.count
@@ -501,6 +539,7 @@ class Log:
         else:
             need(admin == ZEROS != fields["server"], "R1", "an admin key")
         self.genesis, self.id, self.last_close = fields, hashed, hashed
+        self.server_keys.append((1, fields["server"]))
 
     def on_roster(self, fields: dict[str, Any], _: bytes) -> None:
         members = fields["members"]
@@ -545,6 +584,7 @@ class Log:
         need(task["last_close"] == self.last_close, "R4", "another last CLOSE")
         self.count = Count(task, hashed, self.size, [key for key, _, _ in chosen])
         self.tasks.append(task)
+        self.task_ids.add(hashed)
         task["first_row"], self.next_row = self.next_row, self.next_row + voters * n
         number = len(self.tasks)
         self.rows["task"].append(
@@ -621,6 +661,26 @@ class Log:
                 shown = None if cls == 0xFFFF else cls
                 self.rows["decision"].append((number, sample, shown, a, b, HOWS[how], at))
         count.closed, self.last_close = True, hashed
+
+    def on_evidence(self, fields: dict[str, Any], _: bytes) -> None:
+        first, second = fields["headers"]
+        for name in ("ledger_id", "task_id", "voter"):
+            need(first[name] == second[name], "R14", f"another {name}")
+        need(first["ledger_id"] == self.id, "R14", "another ledger")
+        need(first["task_id"] in self.task_ids, "R14", "no task of this ledger")
+        need(first["id"] != second["id"], "R14", "the same ballot")
+        accused = first["task_id"], first["voter"]
+        need(accused not in self.accused, "R14", "accused before")
+        self.accused.add(accused)
+        self.rows["evidence"].append((self.size, *accused))
+
+    def on_server_key(self, fields: dict[str, Any], _: bytes) -> None:
+        key = fields["key"]
+        need(enrollable(key), "R15", "the new key")
+        used = [old for _, old in self.server_keys]
+        need(key not in used and key != self.roster_key(), "R15", "a key that was used before")
+        self.server_keys.append((self.size + 1, key))
+        self.rows["server_key"].append((self.size, key))
 
 
 # -- verification (section 5) -----------------------------------------------------------------
@@ -712,7 +772,8 @@ class Verification:
         self.derived(whole)
         self.samples(whole)
         if whole:
-            self.found.ok(*STEPS[:10])
+            self.cosignatures()
+            self.found.ok(*STEPS[:10], "V12")
         if held is not None:
             self.held(held)
 
@@ -754,9 +815,19 @@ class Verification:
             found.notes += [words[i] for i in (0, 2) if fields["enrolment"] == i]
         if name == "ballot" and not signed(fields["voter"], fields["signature"], fields["header"]):
             found.bad("V5", f"entry {log.size - 1}: the voter's signature fails")
+        for head in fields["headers"] if name == "evidence" else ():
+            if not signed(head["voter"], head["signature"], head["header"]):
+                found.bad("V5", f"entry {log.size - 1}: a signature in EVIDENCE fails")
+        if name == "evidence":
+            found.notes.append(f"evidence in entry {log.size - 1}: two ballots of one voter")
+        if name == "server_key":
+            message, old = tag("srvky") + log.id + fields["key"], log.server_keys[-2][1]
+            good = signed(old, fields["old"], message)
+            if not (good and signed(fields["key"], fields["new"], message)):
+                found.bad("V6", f"entry {log.size - 1}: the hand-over's signature fails")
         if name == "roster":
             message = tag("rostr") + log.id + fields["body"]
-            if not signed(log.genesis_key(), fields["signature"], message):
+            if not signed(log.roster_key(), fields["signature"], message):
                 found.bad("V6", f"entry {log.size - 1}: the roster's signature fails")
 
     def checkpoints(self) -> None:
@@ -767,7 +838,7 @@ class Verification:
             if size > log.size:
                 break
             try:
-                stated = read_note(note, log.genesis["server"], stored=True)
+                stated = read_note(note, log, stored=True)
             except ValueError as error:
                 found.bad("V7", f"checkpoint {size}: {error}")
                 break
@@ -804,11 +875,25 @@ class Verification:
             if not good:
                 self.found.bad("V10", f"task {number}: no sample set, or another")
 
+    def cosignatures(self) -> None:
+        """V12."""
+        log = self.log
+        for size, key, line in self.db.execute("SELECT size, key, line FROM cosignature"):
+            good = key in [member[0] for member in log.members]
+            if good and size is not None and 1 <= size <= log.size:
+                root = base64.b64encode(log.tree.roots[size]).decode()
+                body = f"rtc-flower/ledger/{log.id.hex()}\n{size}\n{root}\n"
+                good = cosigned(line, key, body)
+            else:
+                good = False
+            if not good:
+                self.found.bad("V12", f"a cosignature of {size} entries")
+
     def held(self, note: str) -> None:
         """V11."""
         log, found = self.log, self.found
         try:
-            name, size, root = read_note(note, log.genesis["server"], stored=False)
+            name, size, root = read_note(note, log, stored=False)
         except ValueError as error:
             found.bad("V11", str(error))
             return

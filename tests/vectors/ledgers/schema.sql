@@ -35,6 +35,12 @@ CREATE TABLE "closing" (
    "absent" INTEGER NOT NULL,
    "uninvited" INTEGER NOT NULL
 ) STRICT;
+CREATE TABLE "cosignature" (
+   "size" INTEGER,
+   "key" BLOB,
+   "line" TEXT NOT NULL,
+   PRIMARY KEY ("size", "key")
+) STRICT;
 CREATE TABLE "counted" (
    "task" INTEGER,
    "position" INTEGER,
@@ -56,6 +62,11 @@ CREATE TABLE "entry" (
    "idx" INTEGER PRIMARY KEY,
    "leaf" BLOB NOT NULL
 ) STRICT;
+CREATE TABLE "evidence" (
+   "idx" INTEGER PRIMARY KEY,
+   "task_id" BLOB NOT NULL,
+   "voter" BLOB NOT NULL
+) STRICT;
 CREATE TABLE "refusal" (
    "idx" INTEGER PRIMARY KEY,
    "task" INTEGER NOT NULL,
@@ -75,6 +86,10 @@ CREATE TABLE "roster" (
 CREATE TABLE "samples" (
    "task" INTEGER PRIMARY KEY,
    "data" BLOB NOT NULL
+) STRICT;
+CREATE TABLE "server_key" (
+   "idx" INTEGER PRIMARY KEY,
+   "key" BLOB NOT NULL
 ) STRICT;
 CREATE TABLE "task" (
    "task" INTEGER PRIMARY KEY,

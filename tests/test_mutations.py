@@ -1,0 +1,165 @@
+"""Every check of the package's verifier is needed: without it a vector's verdict changes.
+
+``python tests/test_mutations.py`` prints which vector catches the removal of which check.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import make_vectors
+import pytest
+from checks import Check, all_checks, load
+from test_second_verifier import MANIFEST, RULE, content
+
+# Checks behind which another one stands that refuses the same bytes: the vector passes only
+# without both. Each is removed together with those named.
+BACKED = {
+    "encoding.Reader.take#0": ("encoding.Reader.end#0", "entries.decode_leaf#0"),
+    "encoding.Reader.expect#0": ("entries.decode_leaf#0",),
+    "entries.decode_leaf#0": ("encoding.Reader.expect#0",),
+    "tasks.check_parameters#0": ("stopping._check_range#0",),
+    "tasks.check_parameters#1": ("tasks.check_parameters#6",),
+    "tasks.check_parameters#7": ("stopping.StopRule.check#1",),
+    "checkpoint.Checkpoint.parse#0": ("checkpoint.Checkpoint.parse#2",),
+    "verify._Verifier._checkpoints#1": ("verify._Verifier._checkpoints#2",),
+}
+
+# Checks that no file can reach: an earlier one decides, or only writers call them with such values.
+UNREACHABLE = {
+    "encoding.unpack_bits#0": "the reader takes exactly the bytes that the bitmap needs",
+    "keys.check_public_key#0": "the reader takes exactly 32 bytes",
+    "stopping.StopRule.__post_init__#0": "an unknown rule is unsupported before",
+    "tasks.check_parameters#2": "an unknown rule is unsupported before",
+}
+
+
+@pytest.fixture(scope="module")
+def ledgers(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[dict[str, Any], Path]]:
+    return written(tmp_path_factory.mktemp("ledgers"))
+
+
+def written(folder: Path) -> list[tuple[dict[str, Any], Path]]:
+    """All vectors as files, those that the package must get right."""
+    lines = [line for line in MANIFEST if "pending" not in line]
+    made = [
+        (line, make_vectors.build(folder / f"{line['name']}.db", content(line))) for line in lines
+    ]
+    large = make_vectors.too_many_voters()
+    path = make_vectors.build(folder / "too-many.db", large.content())
+    rubbish = folder / "rubbish.db"
+    rubbish.write_bytes(b"no ledger")
+    made.append((large.line(), path))
+    made.append(({"name": "rubbish", "exit": 1, "step": "V1"}, rubbish))
+    return made
+
+
+def judged(package: SimpleNamespace, line: dict[str, Any], path: Path) -> tuple[int, str]:
+    """Exit code and what was found bad first: the step, or the rule of V4."""
+    expected = line.get("ledger_id")
+    ledger_id = None if expected is None else bytes.fromhex(expected)
+    try:
+        report = package.verify.verify(path, held=line.get("held"), ledger_id=ledger_id)
+    except Exception as error:  # a mutant may fail in any way
+        return 3, f"raises {type(error).__name__}"
+    if report.exit_code != 1:
+        return report.exit_code, ""
+    step = report.steps.get(line.get("step", ""))
+    if step is None or step.verdict.value != "bad":
+        return 1, next(n for n, s in report.steps.items() if s.verdict.value == "bad")
+    named = RULE.search(step.detail)
+    return 1, str(named[1]) if step.number == "V4" and named else step.number
+
+
+def wanted(line: dict[str, Any]) -> tuple[int, str]:
+    """What `judged` says of an intact package."""
+    if line["exit"] != 1:
+        return line["exit"], ""
+    return 1, str(line["rule"] if line["step"] == "V4" else line["step"])
+
+
+def caught(
+    check: Check, ledgers: list[tuple[dict[str, Any], Path]]
+) -> Iterator[tuple[str, tuple[int, str]]]:
+    """Vectors whose verdict the removal changes, those for this check's rule or step first."""
+    package = load(check.name, *BACKED.get(check.name, ()))
+    near = sorted(ledgers, key=lambda made: check.number not in wanted_words(made[0]))
+    for line, path in near:
+        verdict = judged(package, line, path)
+        if verdict != wanted(line):
+            yield str(line["name"]), verdict
+
+
+def wanted_words(line: dict[str, Any]) -> tuple[Any, ...]:
+    """Step and rule that a vector breaks."""
+    return line.get("step"), line.get("rule")
+
+
+def test_the_intact_package_agrees_with_every_vector(
+    ledgers: list[tuple[dict[str, Any], Path]],
+) -> None:
+    package = load()
+    assert [(n["name"], judged(package, n, p)) for n, p in ledgers] == [
+        (n["name"], wanted(n)) for n, _ in ledgers
+    ]
+
+
+def test_every_rule_and_step_has_a_check() -> None:
+    numbers = {check.number for check in all_checks()}
+    assert {f"V{i}" for i in range(1, 13)} | {f"R{i}" for i in range(16)} <= numbers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", all_checks(), ids=lambda check: f"{check.number}-{check.name}")
+def test_no_check_can_be_removed(check: Check, ledgers: list[tuple[dict[str, Any], Path]]) -> None:
+    if check.name in UNREACHABLE:
+        assert list(caught(check, ledgers)) == []
+        return
+    found = next(caught(check, ledgers), None)
+    assert found is not None, (
+        f"{check.number} {check.name} (line {check.line}) can be removed unnoticed"
+    )
+
+
+def best(
+    found: Iterator[tuple[str, tuple[int, str]]],
+) -> tuple[str, tuple[int, str]] | None:
+    """A vector that passes wrongly, or else the first of the next ten that differ."""
+    first = None
+    for change in islice(found, 10):
+        if change[1][0] == 0:
+            return change
+        first = first or change
+    return first
+
+
+def main() -> int:
+    """Print the table."""
+    unnoticed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        ledgers = written(Path(folder))
+        for check in sorted(all_checks(), key=lambda c: (c.number[0], int(c.number[1:]), c.name)):
+            near = [made for made in ledgers if check.number in wanted_words(made[0])]
+            found = best(caught(check, near)) or best(caught(check, ledgers))
+            words = "UNNOTICED"
+            if check.name in UNREACHABLE:
+                words = f"unreachable: {UNREACHABLE[check.name]}"
+            elif found:
+                name, (code, detail) = found
+                result = {0: "passes", 1: f"bad: {detail}", 2: "not checked", 3: detail}[code]
+                words = f"{name} ({result})"
+                words += " with its backup" if check.name in BACKED else ""
+            unnoticed += words == "UNNOTICED"
+            print(f"{check.number:4} {check.name:45} {words}", flush=True)
+    print(f"{unnoticed} of {len(all_checks())} checks can be removed unnoticed")
+    return min(unnoticed, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
