@@ -561,6 +561,12 @@ def test_a_newer_genesis_is_not_checked(tmp_path: Path) -> None:
     report = verify(forge(tmp_path / "ledger.db", [leaf]))
     assert (report.exit_code, bad_steps(report)) == (2, [])
     assert report.steps["V7"].verdict is Verdict.NOT_CHECKED
+    path = tmp_path / "ledger.db"
+    mine, other = (
+        Checkpoint(name, 1, bytes(32)).sign(SERVER) for name in (leaf_hash(leaf), bytes(32))
+    )
+    assert verify(path, held=mine).exit_code == 2
+    assert_bad(path, "V11", "expected this ledger", held=other)
 
 
 def test_a_newer_entry_hides_no_broken_history(world: World, tmp_path: Path) -> None:
@@ -583,6 +589,9 @@ def test_a_task_too_large_for_memory_is_not_checked(
     report = verify(path)
     assert (report.exit_code, bad_steps(report)) == (2, [])
     assert "2 TiB" in report.summary
+    assert report.steps["V7"].verdict is Verdict.OK
+    other = Checkpoint(bytes.fromhex(report.ledger_id), 3, bytes(32)).sign(SERVER)
+    assert_bad(path, "V11", "another history", held=other)
 
 
 # -- notes -------------------------------------------------------------------------------
