@@ -284,8 +284,8 @@ class Deployment:
         The ``flower-superexec`` that started it dies with it and is started again, so another
         `run` can follow at once. The SuperLink notices within a minute that the old run died.
         """
+        self._server_killed = True  # first: `run` may be followed in another thread
         self._programs.end("superexec")
-        self._server_killed = True
         self._launch_superexec()
 
     def stop(self) -> None:
