@@ -92,6 +92,10 @@ class VoteRound:
         """Whether the task has its CLOSE."""
         return self._tally.closed is not None
 
+    def unheard(self) -> set[bytes]:
+        """Voters who were asked and have not answered."""
+        return {asked.voter for asked in self._asked.values()}
+
     def step(self) -> None:
         """Invite, ask and expire whatever is due now."""
         self._expire()

@@ -432,6 +432,37 @@ def test_a_restart_with_too_few_nodes_still_finishes_the_open_task(tmp_path: Pat
     assert len(decided.ballots) >= 3
 
 
+def test_a_pool_killed_in_its_second_task_goes_on_behind_it(tmp_path: Path) -> None:
+    nodes = [truthful() for _ in range(3)]
+    pool = [task(), task(), task()]  # the same samples, so that only the position tells them apart
+    closed = 0
+
+    class KilledError(Exception):
+        pass
+
+    def die(event: Event) -> None:
+        nonlocal closed
+        closed += event.what == "closed"
+        if closed == 1 and event.what == "ballot":
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run(pool, nodes, tmp_path, rule="all", on_event=die)
+    result = run(pool, nodes, tmp_path, seed=5, rule="all")
+    assert [decided.number for decided in result.tasks] == [2, 3]
+    assert_verified(result)
+    again = run(pool, nodes, tmp_path, seed=6, rule="all")
+    assert [decided.number for decided in again.tasks] == [4, 5, 6]
+
+
+def test_a_pool_killed_between_two_tasks_does_not_ask_the_first_again(tmp_path: Path) -> None:
+    nodes = [truthful() for _ in range(3)]
+    killed([task(), task()], nodes, tmp_path, after="closed", rule="all")
+    result = run([task(), task()], nodes, tmp_path, seed=5, rule="all")
+    assert [decided.number for decided in result.tasks] == [2]
+    assert_verified(result)
+
+
 # -- orders and waves ------------------------------------------------------------------------
 
 
