@@ -126,6 +126,8 @@ def base(name: str) -> bytes:
 
 def flip(value: Any, rng: random.Random) -> Any:
     """Another value of the same type, one bit or one step away."""
+    if value is None:
+        return 0
     if isinstance(value, int):
         return value + rng.choice((-1, 1))
     if isinstance(value, str):
