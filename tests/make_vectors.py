@@ -647,6 +647,8 @@ def bad_cosignatures() -> Iterable[Vector]:
     raw = base64.b64decode(blob)
     row[2] = f"{head} {base64.b64encode(b'kkkk' + raw[4:]).decode()}"
     yield d.vector("V12-key-id", "a cosignature with another key id", "V12")
+    row[2] = f"{head.replace('node', 'nodx')} {blob}"
+    yield d.vector("V12-name", "a cosignature under another name", "V12")
     row[2] = f"{head} {blob[:-3]}{chr(ord(blob[-3]) + 1)}=="
     v = d.vector("V12-stray-bits", "a cosignature with stray bits in its base64", "V12")
     yield replace(v, pending="base64 that is not canonical")
@@ -1055,10 +1057,10 @@ def bad_notes() -> Iterable[Vector]:
         tables = base.tables | {"checkpoint": [list(row) for row in notes]}
         return Vector(name, about, 1, "V7", tables=tables, pending=pending)
 
-    def signed(body: str) -> str:
+    def signed(body: str, *, over: str | None = None) -> str:
         name = f"rtc-flower/ledger/{base.replay.ledger_id.hex()}"
         head = base.p.checkpoint._key_hash(name, base.server.public)
-        blob = base64.b64encode(head + base.server.sign(body.encode())).decode()
+        blob = base64.b64encode(head + base.server.sign((over or body).encode())).decode()
         return f"{body}\n— {name} {blob}\n"
 
     body = note.partition("\n\n")[0] + "\n"
@@ -1077,7 +1079,7 @@ def bad_notes() -> Iterable[Vector]:
     yield noted("V7-signature", "a signature that fails", (size, broken))
     yield noted("V7-lines", "a fourth line", (size, signed(body + "more\n")))
     zero = f"{lines[0]}\n0{lines[1]}\n{lines[2]}\n"
-    yield noted("V7-size-zero", "a size with a leading zero", (size, signed(zero)))
+    yield noted("V7-size-zero", "a size with a leading zero", (size, signed(zero, over=body)))
     yield noted("V7-size-text", "a size that is no number",
                 (size, signed(f"{lines[0]}\nten\n{lines[2]}\n")))  # fmt: skip
     yield noted("V7-base64", "a root that is not base64",

@@ -28,6 +28,7 @@ BACKED = {
     "tasks.check_parameters#1": ("tasks.check_parameters#6",),
     "tasks.check_parameters#7": ("stopping.StopRule.check#1",),
     "checkpoint.Checkpoint.parse#0": ("checkpoint.Checkpoint.parse#2",),
+    "samples._unpack#0": ("samples._unpack#1",),
     "verify._Verifier._checkpoints#1": ("verify._Verifier._checkpoints#2",),
 }
 
