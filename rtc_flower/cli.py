@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from rtc_flower import cli_plan
-from rtc_flower.errors import DataError, LedgerError, RtcFlowerError
+from rtc_flower import cli_keys, cli_ledger, cli_plan
+from rtc_flower.errors import DataError, LedgerError, RtcFlowerError, UnsupportedError
 
 __all__ = ["app", "main"]
 
@@ -26,6 +26,8 @@ roster = typer.Typer(help="Who may vote.", no_args_is_help=True)
 app.add_typer(roster, name="roster")
 
 app.command()(cli_plan.plan)
+cli_ledger.add_commands(app)
+cli_keys.add_commands(app, roster)
 
 LedgerPath = Annotated[Path, typer.Argument(help="The ledger file, ledger.db.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -94,14 +96,20 @@ def verify(
     ledger_id: Annotated[
         str | None, typer.Option(help="The ledger that you expect (hexadecimal).")
     ] = None,
+    receipt: Annotated[
+        list[Path] | None, typer.Option(help="A receipt that you hold; may be repeated.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check every signature, block, link and decision. Exit code 0 ok, 1 bad, 2 cannot say."""
+    from rtc_flower.receipts import check_receipts
     from rtc_flower.verify import verify as run
 
     held = None if checkpoint is None else _read_text(checkpoint)
     expected = None if ledger_id is None else _hex(ledger_id, "--ledger-id")
+    receipts = cli_ledger.read_receipts(receipt or [])
     report = run(ledger, held=held, ledger_id=expected)
+    check_receipts(report, ledger, receipts)
     if as_json:
         steps = [
             {"step": s.number, "verdict": s.verdict.value, "title": s.title, "detail": s.detail}
@@ -227,12 +235,26 @@ def init(
         str | None,
         typer.Option(help="Public key (hexadecimal) that alone enrols; open enrolment without."),
     ] = None,
+    continues: Annotated[
+        Path | None,
+        typer.Option(
+            help="Last checkpoint of a ledger whose file is lost, which this one follows."
+        ),
+    ] = None,
+    blocks: Annotated[
+        bool, typer.Option(help="Keep block rows; without them very large runs take less space.")
+    ] = True,
+    head_file: Annotated[
+        Path | None, typer.Option(help="Where the head is kept as well; better on another disk.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make a server key and an empty ledger."""
+    from rtc_flower.checkpoint import Checkpoint
     from rtc_flower.entries import Enrolment
     from rtc_flower.keys import check_public_key, load_or_create_key
     from rtc_flower.ledger import Ledger
+    from rtc_flower.textfiles import read_text
 
     state = state_dir.resolve()
     admin = None if admin_key is None else _hex(admin_key, "--admin-key")
@@ -240,9 +262,18 @@ def init(
         check_public_key(admin)
     if (state / "ledger.db").exists():
         raise LedgerError(f"{state / 'ledger.db'} exists already; a ledger is never overwritten")
+    old = None if continues is None else Checkpoint.parse(read_text(continues))
     key = load_or_create_key(state / "server.key")
     enrolment = Enrolment.OPEN if admin is None else Enrolment.ROSTER
-    with Ledger.create(state / "ledger.db", key, enrolment=enrolment, admin_key=admin) as ledger:
+    with Ledger.create(
+        state / "ledger.db",
+        key,
+        enrolment=enrolment,
+        admin_key=admin,
+        continues=old,
+        blocks=blocks,
+        head_file=head_file,
+    ) as ledger:
         known = {
             "ledger": str(ledger.path),
             "ledger_id": ledger.replay.ledger_id.hex(),
@@ -260,11 +291,9 @@ def abort(
     state_dir: Annotated[Path, typer.Argument(help="Folder with server.key and ledger.db.")],
 ) -> None:
     """Close the open task without outcomes. The ledger shows it; stop the server first."""
-    from rtc_flower.keys import SigningKey
-    from rtc_flower.ledger import Ledger
+    from rtc_flower.admin import open_state
 
-    state = state_dir.resolve()
-    with Ledger(state / "ledger.db", SigningKey.load(state / "server.key")) as ledger:
+    with open_state(state_dir.resolve()) as ledger:
         if ledger.replay.open_task is None:
             raise LedgerError(f"{ledger.path}: expected an open task, found none")
         ledger.abort()
@@ -307,9 +336,9 @@ def _print_records(records: list[dict[str, Any]], as_json: bool, title: str) -> 
 
 
 def main() -> None:
-    """Entry point: our errors become a line on standard error, exit code 1."""
+    """Entry point: our errors become a line on standard error; exit code 1, or 2 for cannot say."""
     try:
         app()
     except RtcFlowerError as error:
         typer.echo(f"error: {error}", err=True)
-        raise SystemExit(1) from None
+        raise SystemExit(2 if isinstance(error, UnsupportedError) else 1) from None

@@ -44,6 +44,7 @@ def tasks_table(tasks: Iterable[TaskRow]) -> Table:
             "absent": row.absent,
             "idle": row.uninvited,
             "closed": row.reason or "open: votes are sealed",
+            "cosigned by": "" if row.reason is None else f"{row.cosigned} of {row.enrolled}",
         }
         for row in tasks
     )

@@ -95,7 +95,8 @@ def storage_errors(path: Path) -> Iterator[None]:
         if name in ("SQLITE_READONLY_ROLLBACK", "SQLITE_CANTOPEN"):
             raise LedgerError(
                 f"{path}: cannot be read as it is ({error}). If {path.name}-journal lies beside "
-                "it, a writer was killed: open it for writing once (run the server again)"
+                "it, a writer was killed: open it for writing once "
+                "(rtc-flower repair, or run the server again)"
             ) from error
         if name.startswith("SQLITE_READONLY"):
             raise LedgerError(f"{path}: read-only; expected a file this user may write") from error
@@ -221,7 +222,7 @@ def check_seen(note: str, replay: Replay, *, source: str) -> None:
 
 def check_head(path: Path, replay: Replay) -> None:
     """Refuse a ledger that is older than its HEAD file; `LedgerError`."""
-    if path.exists():
+    if path.exists() and path.stat().st_size:  # a power cut may leave it empty: as good as none
         try:
             note = path.read_text()
         except UnicodeDecodeError as error:

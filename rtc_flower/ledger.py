@@ -51,9 +51,8 @@ from rtc_flower.files import (
     write_atomically,
 )
 from rtc_flower.keys import SigningKey
-from rtc_flower.merkle import inclusion_proof
 from rtc_flower.roster import Member, Roster
-from rtc_flower.schema import DERIVED, create, derive
+from rtc_flower.schema import DERIVED, create, derive, keeps_blocks, leave_blocks_out
 from rtc_flower.signatures import hand_over
 from rtc_flower.stopping import Order, Rule
 from rtc_flower.tally import Tally
@@ -219,6 +218,7 @@ class Ledger:
         with storage_errors(self.path):
             self._connection.execute("PRAGMA synchronous = FULL")
             self._load()
+            self._blocks = keeps_blocks(self._connection)
         genesis = self.replay.genesis
         if genesis is None or self.replay.server_key != self.key.public:
             raise LedgerError(
@@ -237,6 +237,7 @@ class Ledger:
         enrolment: Enrolment = Enrolment.OPEN,
         admin_key: bytes | None = None,
         continues: Checkpoint | None = None,
+        blocks: bool = True,
         head_file: Path | None = None,
         clock: Callable[[], int] = _now_ms,
     ) -> Ledger:
@@ -246,6 +247,9 @@ class Ledger:
         ----------
         continues : Checkpoint, optional
             Head of an older ledger, whose file is lost, that this one follows.
+        blocks : bool
+            Whether to keep block rows; without them a very large run takes less space, and
+            verification still repeats every decision from the log.
 
         Raises
         ------
@@ -273,11 +277,13 @@ class Ledger:
             connection = sqlite3.connect(draft, isolation_level=None)
             try:
                 create(connection)
+                if not blocks:
+                    leave_blocks_out(connection)
                 replay = Replay()
                 leaf = encode_leaf(genesis, clock())
                 applied = replay.apply(leaf)
                 connection.execute("BEGIN")
-                _insert(connection, replay, [(leaf, applied)], 0)
+                _insert(connection, replay, [(leaf, applied)], 0, blocks=blocks)
                 _insert_checkpoint(connection, replay, key)
                 connection.execute("COMMIT")
             except BaseException:
@@ -330,20 +336,20 @@ class Ledger:
         """Check, apply and store one entry, and the CLOSE that it makes due, atomically."""
         begin, now = time.perf_counter(), self._clock()
         leaf = encode_leaf(entry, now)
-        batch = [(leaf, self.replay.apply(leaf))]
         number = self._number + isinstance(entry, Task)
-        if self.replay.due is not None:
-            leaf = encode_leaf(self.replay.due, now)
-            batch.append((leaf, self.replay.apply(leaf)))
         try:
+            batch = [(leaf, self.replay.apply(leaf))]
+            if self.replay.due is not None:
+                leaf = encode_leaf(self.replay.due, now)
+                batch.append((leaf, self.replay.apply(leaf)))
             with storage_errors(self.path):
                 self._connection.execute("BEGIN IMMEDIATE")
-                _insert(self._connection, self.replay, batch, number)
+                _insert(self._connection, self.replay, batch, number, blocks=self._blocks)
                 if samples is not None:
                     self._connection.execute("INSERT INTO samples VALUES (?, ?)", (number, samples))
                 note = _insert_checkpoint(self._connection, self.replay, self.key)
                 self._connection.execute("COMMIT")
-        except BaseException:
+        except BaseException:  # Ctrl-C too: memory must not run ahead of the file
             self._roll_back()
             raise
         # Committed: from here on a crash loses nothing of this entry.
@@ -413,10 +419,11 @@ class Ledger:
         except BallotError:
             return False
         first = Ballot.read(Reader(self._ballot_at(stored))) if stored is not None else second
+        context = (self.replay.ledger_id, self.tally.task_id)
         same = first.header.ballot_id == second.header.ballot_id
-        if same or self.replay.is_accused(self.tally.task_id, voter):
+        if same or context != (second.header.ledger_id, second.header.task_id):
             return False
-        if second.header.task_id != first.header.task_id:
+        if self.replay.is_accused(self.tally.task_id, voter):
             return False
         self._append(Evidence(first.header, first.signature, second.header, second.signature))
         return True
@@ -537,7 +544,7 @@ class Ledger:
     def receipt(self, index: int) -> Receipt:
         """Inclusion proof of entry ``index`` under the last checkpoint."""
         leaves = self.replay.leaves
-        proof = tuple(inclusion_proof(leaves, index))
+        proof = tuple(self.replay.tree.inclusion_proof(index))
         return Receipt(index, leaves[index], proof, self.checkpoint)
 
     def refuse(self, voter: bytes, reason: Refusal, *, content: bytes) -> None:
@@ -587,14 +594,17 @@ def _insert(
     replay: Replay,
     batch: list[tuple[bytes, Applied]],
     number: int,
+    *,
+    blocks: bool,
 ) -> None:
     for leaf, applied in batch:
         connection.execute("INSERT INTO entry VALUES (?, ?)", (applied.index, leaf))
         for table, rows in derive(applied, replay, number):
-            connection.executemany(_INSERT[table], rows)
+            if blocks or table != "block":
+                connection.executemany(_INSERT[table], rows)
 
 
 def _insert_checkpoint(connection: sqlite3.Connection, replay: Replay, key: SigningKey) -> str:
-    note = Checkpoint(replay.ledger_id, replay.size, replay.frontier.root()).sign(key)
+    note = Checkpoint(replay.ledger_id, replay.size, replay.tree.root()).sign(key)
     connection.execute("INSERT INTO checkpoint VALUES (?, ?)", (replay.size, note))
     return note

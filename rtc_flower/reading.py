@@ -15,6 +15,7 @@ from rtc_flower.entries import Task, decode_leaf
 from rtc_flower.errors import LedgerError
 from rtc_flower.files import reading
 from rtc_flower.samples import Samples
+from rtc_flower.schema import keeps_blocks
 
 __all__ = [
     "ABSTAIN",
@@ -45,6 +46,10 @@ class TaskRow:
     reason : str or None
         Why it closed; None while it is open.
     counted, uncounted, absent, uninvited : int or None
+    cosigned : int or None
+        Voters enrolled for it who have cosigned a checkpoint behind its CLOSE.
+    enrolled : int
+        How many were enrolled when it was posted.
     """
 
     task: int
@@ -59,6 +64,8 @@ class TaskRow:
     uncounted: int | None
     absent: int | None
     uninvited: int | None
+    cosigned: int | None
+    enrolled: int
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -131,7 +138,13 @@ def list_tasks(path: Path) -> list[TaskRow]:
     """Every task of the ledger."""
     sql = """
         SELECT t.task, t.n, t.k, t.kind, t.rule, t.counting, t.electorate, c.reason, c.counted,
-            c.uncounted, c.absent, c.uninvited
+            c.uncounted, c.absent, c.uninvited,
+            CASE WHEN c.task IS NOT NULL THEN (
+                SELECT count(DISTINCT s.key) FROM cosignature s
+                JOIN roster r ON r.version = t.roster_version AND r.key = s.key
+                WHERE s.size > c.idx AND r.state = 'active') END,
+            (SELECT count(*) FROM roster r
+                WHERE r.version = t.roster_version AND r.state = 'active')
         FROM task t LEFT JOIN closing c ON c.task = t.task ORDER BY t.task"""
     with reading(path) as connection:
         return [TaskRow(*row) for row in connection.execute(sql)]
@@ -227,10 +240,16 @@ def forks_of(path: Path, task: int, sample: int) -> SampleForks:
     Raises
     ------
     LedgerError
-        If the task or the sample does not exist, or the task is open or aborted.
+        If the task or the sample does not exist, the task is open or aborted, or the ledger keeps
+        no block rows.
     """
     with reading(path) as connection:
         _, n, first, version = _closed(connection, task)
+        if not keeps_blocks(connection):
+            raise LedgerError(
+                f"{path}: this ledger keeps no block rows; 'rtc-flower repair --blocks' derives "
+                "them from the log"
+            )
         if not 0 <= sample < n:
             raise LedgerError(f"sample {sample} does not exist; task {task} has {n}, from 0")
         rows = connection.execute(

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 from rtc_flower.ballot import Ballot
 from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.encoding import Reader
 from rtc_flower.entries import encode_leaf
-from rtc_flower.errors import FormatError
+from rtc_flower.errors import FormatError, RtcFlowerError, UnsupportedError
+from rtc_flower.files import reading
 from rtc_flower.merkle import leaf_hash, verify_inclusion
+from rtc_flower.textfiles import encode_fields, read_fields
+from rtc_flower.verify import Report, Step
 from rtc_flower.wire import read_genesis, server_key_of
 
-__all__ = ["KeptReceipt"]
+__all__ = ["KeptReceipt", "check_receipts"]
 
-_FORMAT = "rtc-flower receipt 1"
+_FIELDS = {
+    "genesis": str,
+    "rotations": str,
+    "ballot": str,
+    "index": int,
+    "time_ms": int,
+    "proof": list,
+    "checkpoint": str,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +89,38 @@ class KeptReceipt:
         )
         return ballot
 
+    def check_in(self, ledger: Path) -> None:
+        """Check that ``ledger`` has this very ballot where the receipt says.
+
+        Raises
+        ------
+        FormatError
+            Naming the ballot that is missing.
+        LedgerFormatError
+            If there is no such ledger.
+        """
+        header = self.check().header
+        what = (
+            f"ballot of voter {header.voter.hex()[:16]}... for task {header.task_id.hex()[:16]}..."
+        )
+        with reading(ledger) as connection:
+            row = connection.execute(
+                "SELECT leaf FROM entry WHERE idx = ?", (min(self.index, 2**63 - 1),)
+            ).fetchone()
+            first = connection.execute("SELECT leaf FROM entry WHERE idx = 0").fetchone()
+            (size,) = connection.execute("SELECT count(*) FROM entry").fetchone()
+        if first != (self.genesis,):
+            raise FormatError(f"{what}: the receipt is of another ledger")
+        if row is None:
+            raise FormatError(
+                f"{what}: expected it at entry {self.index}, the ledger has {size} entries"
+            )
+        if row != (self.leaf,):
+            raise FormatError(f"{what}: expected it at entry {self.index}, found another entry")
+
     def to_json(self) -> str:
         """Text form, hexadecimal inside."""
         fields = {
-            "format": _FORMAT,
             "genesis": self.genesis.hex(),
             "rotations": self.rotations.hex(),
             "ballot": self.ballot.hex(),
@@ -90,7 +129,7 @@ class KeptReceipt:
             "proof": [part.hex() for part in self.proof],
             "checkpoint": self.checkpoint,
         }
-        return json.dumps(fields, indent=1) + "\n"
+        return encode_fields("receipt", 1, fields)
 
     @classmethod
     def from_json(cls, text: str) -> KeptReceipt:
@@ -99,12 +138,12 @@ class KeptReceipt:
         Raises
         ------
         FormatError
-            If it is truncated, of a newer version, or no receipt.
+            If it is truncated or no receipt.
+        UnsupportedError
+            If it is of a newer version.
         """
+        fields = read_fields(text, "receipt", version=1, fields=_FIELDS)
         try:
-            fields: dict[str, Any] = json.loads(text)
-            if fields.pop("format") != _FORMAT:
-                raise FormatError("expected a receipt of version 1, got a newer or another file")
             receipt = cls(
                 genesis=bytes.fromhex(fields["genesis"]),
                 rotations=bytes.fromhex(fields["rotations"]),
@@ -114,11 +153,26 @@ class KeptReceipt:
                 proof=tuple(bytes.fromhex(part) for part in fields["proof"]),
                 checkpoint=fields["checkpoint"],
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FormatError(f"expected a receipt in JSON ({error!r})") from error
-        numbers = (receipt.index, receipt.time_ms)
-        if not all(type(n) is int and 0 <= n < 2**64 for n in numbers) or not isinstance(
-            receipt.checkpoint, str
-        ):
-            raise FormatError("expected a receipt with an index, a time and a checkpoint")
+        except (ValueError, TypeError) as error:
+            raise FormatError(f"expected a receipt in hexadecimal ({error})") from error
+        if not all(0 <= number < 2**64 for number in (receipt.index, receipt.time_ms)):
+            raise FormatError("expected a receipt with an index and a time of 64 bits")
         return receipt
+
+
+def check_receipts(report: Report, ledger: Path, receipts: Sequence[KeptReceipt]) -> None:
+    """Add step V13 to ``report``: every receipt that you hold is good, and its ballot in the log.
+
+    Without receipts it says "not checked", which does not change the exit code.
+    """
+    step = report.steps["V13"] = Step("V13", "every receipt that you hold is in the log")
+    for receipt in receipts:
+        try:
+            receipt.check_in(ledger)
+        except UnsupportedError as error:
+            step.detail = str(error)
+            return
+        except RtcFlowerError as error:
+            report.bad("V13", str(error))
+    if receipts:
+        report.ok("V13")

@@ -26,6 +26,8 @@ __all__ = [
     "VIEWS",
     "create",
     "derive",
+    "keeps_blocks",
+    "leave_blocks_out",
     "schema_digest",
 ]
 
@@ -163,6 +165,23 @@ def create(connection: sqlite3.Connection) -> None:
         database.create_view(name, sql)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+_NO_BLOCKS = (0, -1, b"")  # no vote has this id: the first row of the first task is 1
+
+
+def leave_blocks_out(connection: sqlite3.Connection) -> None:
+    """Mark a new ledger as one that keeps no block rows: for very large runs.
+
+    Nothing is lost, since blocks follow from the log; ``rtc-flower repair --blocks`` adds them.
+    """
+    connection.execute("INSERT INTO block VALUES (?, ?, ?)", _NO_BLOCKS)
+
+
+def keeps_blocks(connection: sqlite3.Connection) -> bool:
+    """Whether a ledger keeps block rows, or has the row that says that it does not."""
+    row = connection.execute("SELECT * FROM block WHERE id = 0").fetchone()
+    return bool(row != _NO_BLOCKS)
 
 
 def schema_digest(connection: sqlite3.Connection) -> str:

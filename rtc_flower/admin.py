@@ -1,0 +1,362 @@
+"""Keys over time: the server's own, and the roster's, signed here or on another machine.
+
+Under roster enrolment the admin key never touches the server. The server writes a request (what
+GENESIS says and the newest roster, which the admin signed itself), the admin's machine checks it,
+signs the next version, and the server appends what comes back. Every change is an entry of the
+log and takes effect with the next task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rtc_flower.encoding import Reader
+from rtc_flower.entries import Enrolment, EntryType, decode_leaf
+from rtc_flower.errors import FormatError, KeyFormatError, LedgerError, LedgerFormatError
+from rtc_flower.files import reading
+from rtc_flower.keys import SigningKey, load_or_create_key
+from rtc_flower.ledger import Ledger
+from rtc_flower.maintenance import sync_directory
+from rtc_flower.roster import Member, MemberState, Roster
+from rtc_flower.textfiles import encode_fields, read_fields
+from rtc_flower.wire import read_genesis
+
+__all__ = [
+    "RosterRequest",
+    "SignedRoster",
+    "apply_roster",
+    "change_roster",
+    "changed",
+    "load_key",
+    "make_key",
+    "open_ledger",
+    "open_state",
+    "rotate_server_key",
+]
+
+Named = Iterable[tuple[str, bytes]]
+
+
+def make_key(path: Path) -> SigningKey:
+    """Make a key file with mode 0600; never overwrites.
+
+    Raises
+    ------
+    KeyFormatError
+        If the file exists or cannot be written.
+    """
+    key = SigningKey.generate()
+    try:
+        key.save(path)
+    except FileExistsError as error:
+        raise KeyFormatError(f"{path} exists already; a key is never overwritten") from error
+    except OSError as error:
+        raise KeyFormatError(f"{path}: cannot be written ({error.strerror})") from error
+    return key
+
+
+def load_key(path: Path) -> SigningKey:
+    """Read a key file.
+
+    Raises
+    ------
+    KeyFormatError
+        If it is not there, no key, or others can read it.
+    """
+    try:
+        return SigningKey.load(path)
+    except OSError as error:
+        raise KeyFormatError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+# -- the server's key ------------------------------------------------------------------------
+
+
+def _next_key(state_dir: Path) -> Path:
+    return state_dir / "server.key.new"
+
+
+def open_ledger(state_dir: Path, *, head_file: Path | None = None) -> Ledger:
+    """Open the ledger of a server's state directory; make key and ledger when there is none.
+
+    A rotation that was interrupted after the log named the new key is finished first.
+
+    Raises
+    ------
+    LedgerError
+        As `Ledger`.
+    """
+    key, path = load_or_create_key(state_dir / "server.key"), state_dir / "ledger.db"
+    if not path.exists():
+        return Ledger.create(path, key, head_file=head_file)
+    try:
+        return Ledger(path, key, head_file=head_file)
+    except LedgerError:
+        if not _next_key(state_dir).exists():
+            raise
+        with contextlib.suppress(LedgerError):
+            ledger = Ledger(path, SigningKey.load(_next_key(state_dir)), head_file=head_file)
+            _adopt(state_dir)
+            return ledger
+        raise
+
+
+def _adopt(state_dir: Path) -> None:
+    """Let the new key, which the log names, take the old one's place."""
+    os.replace(_next_key(state_dir), state_dir / "server.key")
+    sync_directory(state_dir)
+
+
+def rotate_server_key(state_dir: Path, *, head_file: Path | None = None) -> SigningKey:
+    """Make a new server key and let it sign from the next checkpoint on.
+
+    The key file is written, and on disk, before the log names the key; a crash in between leaves a
+    key that the next rotation uses, a crash behind it one that the next opening adopts.
+
+    Raises
+    ------
+    LedgerError
+        If there is no ledger, or it cannot be written.
+    """
+    with open_state(state_dir, head_file=head_file) as ledger:
+        key = load_or_create_key(_next_key(state_dir))
+        sync_directory(state_dir)
+        ledger.rotate_key(key)
+        # Committed: the old key signs nothing any more, whatever happens from here on.
+        _adopt(state_dir)
+    return key
+
+
+def open_state(state_dir: Path, *, head_file: Path | None = None) -> Ledger:
+    """Open the ledger of a state directory as `open_ledger` does, but make nothing.
+
+    Raises
+    ------
+    LedgerError
+        As `Ledger`, and if there is no server's state.
+    """
+    for name in ("ledger.db", "server.key"):
+        if not (state_dir / name).is_file():
+            raise LedgerFormatError(f"{state_dir / name}: expected a server's state, found none")
+    return open_ledger(state_dir, head_file=head_file)
+
+
+# -- the roster ------------------------------------------------------------------------------
+
+
+def changed(
+    roster: Roster, *, enrol: Named = (), revoke: Iterable[str] = (), rotate: Named = ()
+) -> Roster:
+    """Build the next version of a roster, unsigned.
+
+    Parameters
+    ----------
+    roster : Roster
+    enrol : iterable of (str, bytes)
+        Names and public keys of newcomers.
+    revoke : iterable of str
+        Names of active members who vote no more.
+    rotate : iterable of (str, bytes)
+        Names of active members, each with its new key: the old one is revoked.
+
+    Raises
+    ------
+    FormatError, KeyFormatError
+        If a name is not active, or stands twice, or a key may not be enrolled.
+    """
+    enrol, rotate = list(enrol), list(rotate)
+    gone = [*revoke, *(name for name, _ in rotate)]
+    active = {m.name for m in roster.members if m.state is MemberState.ACTIVE}
+    unknown = [name for name in gone if name not in active]
+    if unknown or len(set(gone)) < len(gone):
+        raise FormatError(
+            f"expected names of active members ({', '.join(sorted(active)) or 'none'}), each once, "
+            f"got {', '.join(gone)}"
+        )
+    if not gone and not enrol:
+        raise FormatError("expected somebody to enrol, revoke or rotate")
+    kept = tuple(
+        replace(m, state=MemberState.REVOKED) if m.name in gone else m for m in roster.members
+    )
+    added = tuple(Member(key, name) for name, key in [*rotate, *enrol])
+    successor = Roster(roster.version + 1, kept + added)
+    successor.check_follows(roster)
+    return successor
+
+
+def change_roster(
+    ledger: Ledger, *, enrol: Named = (), revoke: Iterable[str] = (), rotate: Named = ()
+) -> Roster:
+    """Append the next roster, signed by the server's key: under open enrolment.
+
+    Parameters are those of `changed`.
+
+    Raises
+    ------
+    LedgerError
+        Under roster enrolment, where only the admin key signs rosters.
+    FormatError, KeyFormatError
+        As `changed`.
+    """
+    genesis = ledger.replay.genesis
+    if genesis is not None and genesis.enrolment is Enrolment.ROSTER:
+        raise LedgerError(
+            "only the admin key changes this roster: 'rtc-flower roster request', then "
+            "'roster sign' where that key is, then 'roster apply'"
+        )
+    roster = changed(ledger.replay.roster, enrol=enrol, revoke=revoke, rotate=rotate)
+    roster = roster.sign(ledger.key, ledger_id=ledger.replay.ledger_id)
+    ledger.apply_roster(roster)
+    return roster
+
+
+@dataclass(frozen=True, slots=True)
+class RosterRequest:
+    """What the admin's machine needs to sign the next roster.
+
+    Attributes
+    ----------
+    genesis : bytes
+        Leaf of GENESIS: it names the ledger and the admin key.
+    roster : bytes
+        The newest roster with its signature (payload of its ROSTER entry); empty for none.
+    """
+
+    genesis: bytes
+    roster: bytes
+
+    @classmethod
+    def of(cls, ledger: Path) -> RosterRequest:
+        """Take it from a ledger file.
+
+        Raises
+        ------
+        LedgerError
+            If its roster is not the admin's to sign.
+        """
+        with reading(ledger) as connection:
+            first = connection.execute("SELECT leaf FROM entry WHERE idx = 0").fetchone()
+            last = connection.execute(
+                "SELECT leaf FROM entry WHERE substr(leaf, 17, 1) = ? ORDER BY idx DESC LIMIT 1",
+                (bytes([EntryType.ROSTER]),),
+            ).fetchone()
+        if first is None:
+            raise LedgerFormatError(f"{ledger}: expected at least GENESIS, found no entry")
+        if read_genesis(first[0])[0].enrolment is not Enrolment.ROSTER:
+            raise LedgerError(
+                f"{ledger}: enrolment is open here; use 'rtc-flower roster enrol', 'revoke' or "
+                "'rotate' on the server"
+            )
+        entry = decode_leaf(last[0])[0] if last else None
+        return cls(first[0], entry.encode() if isinstance(entry, Roster) else b"")
+
+    def sign(
+        self,
+        key: SigningKey,
+        *,
+        enrol: Named = (),
+        revoke: Iterable[str] = (),
+        rotate: Named = (),
+    ) -> SignedRoster:
+        """Sign the next version, on the machine that has the admin key.
+
+        The roster that the request shows must be one that ``key`` signed: a server cannot slip a
+        member in.
+
+        Raises
+        ------
+        KeyFormatError
+            If ``key`` is not this ledger's admin key.
+        SignatureError
+            If the roster in the request was not signed by it.
+        FormatError
+            As `changed`.
+        """
+        genesis, ledger_id = read_genesis(self.genesis)
+        if genesis.enrolment is not Enrolment.ROSTER or genesis.admin_key != key.public:
+            raise KeyFormatError(
+                f"expected the admin key {genesis.admin_key.hex()}, got {key.public.hex()}"
+            )
+        old = self.read_roster()
+        if self.roster:
+            old.check_signature(key.public, ledger_id=ledger_id)
+        new = changed(old, enrol=enrol, revoke=revoke, rotate=rotate)
+        return SignedRoster(ledger_id, new.sign(key, ledger_id=ledger_id))
+
+    def read_roster(self) -> Roster:
+        """The newest roster; version 0 for none. `FormatError` if it does not decode."""
+        return _decode(self.roster) if self.roster else Roster()
+
+    def to_json(self) -> str:
+        """Text form."""
+        fields = {"genesis": self.genesis.hex(), "roster": self.roster.hex()}
+        return encode_fields("roster request", 1, fields)
+
+    @classmethod
+    def from_json(cls, text: str) -> RosterRequest:
+        """Inverse of `to_json`; may raise `FormatError` or `UnsupportedError`."""
+        kinds = {"genesis": str, "roster": str}
+        fields = read_fields(text, "roster request", version=1, fields=kinds)
+        return cls(_hexadecimal(fields["genesis"]), _hexadecimal(fields["roster"]))
+
+
+@dataclass(frozen=True, slots=True)
+class SignedRoster:
+    """The next roster on its way from the admin to the server.
+
+    Attributes
+    ----------
+    ledger_id : bytes
+    roster : Roster
+    """
+
+    ledger_id: bytes
+    roster: Roster
+
+    def to_json(self) -> str:
+        """Text form."""
+        fields = {"ledger_id": self.ledger_id.hex(), "roster": self.roster.encode().hex()}
+        return encode_fields("signed roster", 1, fields)
+
+    @classmethod
+    def from_json(cls, text: str) -> SignedRoster:
+        """Inverse of `to_json`; may raise `FormatError` or `UnsupportedError`."""
+        kinds = {"ledger_id": str, "roster": str}
+        fields = read_fields(text, "signed roster", version=1, fields=kinds)
+        return cls(_hexadecimal(fields["ledger_id"]), _decode(_hexadecimal(fields["roster"])))
+
+
+def apply_roster(ledger: Ledger, signed: SignedRoster) -> None:
+    """Append a roster that the admin signed.
+
+    Raises
+    ------
+    FormatError
+        If it is for another ledger.
+    SignatureError, ReplayError
+        If the admin key did not sign it, or it does not follow the newest roster.
+    """
+    if signed.ledger_id != ledger.replay.ledger_id:
+        raise FormatError(
+            f"expected a roster for ledger {ledger.replay.ledger_id.hex()}, got one for "
+            f"{signed.ledger_id.hex()}"
+        )
+    ledger.apply_roster(signed.roster)
+
+
+def _decode(payload: bytes) -> Roster:
+    reader = Reader(payload)
+    roster = Roster.read(reader)
+    reader.end()
+    return roster
+
+
+def _hexadecimal(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError as error:
+        raise FormatError(f"expected hexadecimal, got {text[:40]!r}") from error

@@ -1,0 +1,221 @@
+"""Commands around a ledger file: ``receipt``, ``compare``, ``repair``, ``backup``, ``restore``."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rtc_flower.errors import FormatError, LedgerError, UnsupportedError
+
+__all__ = ["add_commands", "read_receipts"]
+
+LedgerPath = Annotated[Path, typer.Argument(help="The ledger file, ledger.db.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands to ``app``."""
+    for command in (receipt, compare, repair, backup, restore):
+        app.command()(command)
+
+
+def read_receipts(paths: list[Path]) -> list[Any]:
+    """Receipts in files (`rtc_flower.receipts.KeptReceipt`); may raise `FormatError`."""
+    from rtc_flower.receipts import KeptReceipt
+    from rtc_flower.textfiles import read_text
+
+    kept = []
+    for path in paths:
+        try:
+            kept.append(KeptReceipt.from_json(read_text(path)))
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{path}: {error}") from error
+    return kept
+
+
+def receipt(
+    file: Annotated[Path, typer.Argument(help="A receipt that a node kept.")],
+    ledger: Annotated[
+        Path | None, typer.Option(help="Also check that this ledger still has the ballot.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a receipt: a signed ballot, its place in the log, and the signed checkpoint."""
+    from rtc_flower.checkpoint import Checkpoint
+
+    (kept,) = read_receipts([file])
+    header = kept.check().header
+    if ledger is not None:
+        kept.check_in(ledger)
+    _print(
+        {
+            "receipt": "ok",
+            "ledger_id": header.ledger_id.hex(),
+            "task_id": header.task_id.hex(),
+            "voter": header.voter.hex(),
+            "ballot_id": header.ballot_id.hex(),
+            "votes": header.n,
+            "entry": kept.index,
+            "claimed_time": _time(kept.time_ms),
+            "checkpoint_size": Checkpoint.parse(kept.checkpoint).size,
+            "in_ledger": "not checked" if ledger is None else "yes",
+        },
+        as_json,
+    )
+
+
+def _time(milliseconds: int) -> str:
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        return f"{milliseconds} ms after 1970"
+
+
+def compare(
+    first: Annotated[Path | None, typer.Argument(help="A checkpoint or a ledger.")] = None,
+    second: Annotated[Path | None, typer.Argument(help="Another one.")] = None,
+    proof: Annotated[
+        Path | None, typer.Option(help="Check a proof that compare has written.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Where the proof goes; two-histories-... by default."),
+    ] = None,
+    server_key: Annotated[
+        str | None, typer.Option(help="The server's public key (hexadecimal).")
+    ] = None,
+    identity: Annotated[
+        Path | None,
+        typer.Option(help="A ledger or a receipt that shows whose signatures count."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell whether two checkpoints or ledgers are of one history.
+
+    Exit code 0 consistent, 1 inconsistent (a proof is written), 2 cannot say. With --proof: 0 the
+    proof holds, 1 it proves nothing, 2 nobody can tell whose signatures those are.
+    """
+    from rtc_flower.compare import Identity
+    from rtc_flower.keys import check_public_key
+
+    key = b"" if server_key is None else _hex(server_key, "--server-key")
+    if key:
+        check_public_key(key)
+    if proof is not None and first is None:
+        raise typer.Exit(_check_proof(proof, key, as_json))
+    if proof is not None or first is None or second is None:
+        raise LedgerError("compare needs two checkpoints or ledgers, or --proof alone")
+    known = Identity(server_key=key) if identity is None else Identity.read(identity)
+    raise typer.Exit(_compare(first, second, known, output, as_json))
+
+
+def _check_proof(path: Path, key: bytes, as_json: bool) -> int:
+    from rtc_flower.checkpoint import Checkpoint
+    from rtc_flower.compare import TwoHistories
+    from rtc_flower.textfiles import read_text
+
+    proof = TwoHistories.from_json(read_text(path), server_key=key)
+    signed = proof.check()
+    first = Checkpoint.parse(proof.first.note)
+    said = {
+        "proof": "holds" if signed else "cannot say",
+        "ledger_id": first.ledger_id.hex(),
+        "detail": f"two histories of the first {first.size} entries",
+        "signatures": _signatures(signed),
+    }
+    _print(said, as_json)
+    return 0 if signed else 2
+
+
+def _signatures(signed: bool) -> str:
+    hint = "not checked: bring --server-key, or --identity with a ledger or a receipt"
+    return "ok" if signed else hint
+
+
+def _compare(first: Path, second: Path, known: Any, output: Path | None, as_json: bool) -> int:
+    from rtc_flower.checkpoint import Checkpoint
+    from rtc_flower.compare import compare as run
+    from rtc_flower.files import write_atomically
+
+    found = run(first, second, identity=known)
+    said = {
+        "compare": found.verdict,
+        "detail": found.detail,
+        "signatures": _signatures(found.signed),
+    }
+    if found.proof is not None:
+        stated = Checkpoint.parse(found.proof.first.note)
+        name = f"two-histories-{stated.ledger_id.hex()[:16]}-{stated.size}.json"
+        target = output or Path(name)
+        write_atomically(target, found.proof.to_json())
+        said["proof"] = str(target)
+    _print(said, as_json)
+    return found.exit_code
+
+
+def repair(
+    ledger: LedgerPath,
+    blocks: Annotated[
+        bool | None,
+        typer.Option(
+            "--blocks/--no-blocks", help="Keep block rows from now on, or leave them out."
+        ),
+    ] = None,
+) -> None:
+    """Roll back what a killed writer left, and derive all rows from the log again; then verify."""
+    from rtc_flower.display import console, report_view
+    from rtc_flower.maintenance import repair as run
+
+    console().print(report_view(run(ledger, blocks=blocks)))
+
+
+def backup(
+    ledger: LedgerPath,
+    destination: Annotated[Path, typer.Argument(help="The copy; must not exist.")],
+    as_json: Json = False,
+) -> None:
+    """Copy a ledger, also while a server is writing it."""
+    from rtc_flower.checkpoint import Checkpoint
+    from rtc_flower.maintenance import backup as run
+
+    note = run(ledger, destination)
+    size = Checkpoint.parse(note).size
+    _print({"backup": str(destination), "entries": size, "checkpoint": note}, as_json)
+
+
+def restore(
+    source: Annotated[Path, typer.Argument(help="The backup.", metavar="BACKUP")],
+    ledger: Annotated[Path, typer.Argument(help="Where the ledger was; must be moved away.")],
+    head_file: Annotated[
+        Path | None, typer.Option(help="The server's head file; HEAD beside the ledger if left out")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Put a backup in the place of a lost ledger; refused when the head is ahead of it."""
+    from rtc_flower.maintenance import restore as run
+
+    head = head_file or ledger.with_name("HEAD")
+    known = head.exists()
+    report = run(source, ledger, head_file=head_file)
+    note = (
+        "ok" if known else f"not checked: {head} is not there, so nobody can tell how old this is"
+    )
+    _print({"restored": str(ledger), "entries": report.entries, "head": note}, as_json)
+
+
+def _hex(text: str, option: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError as error:
+        raise FormatError(f"{option}: expected hexadecimal, got {text!r}") from error
+
+
+def _print(fields: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(fields, indent=1))
+    else:
+        typer.echo("\n".join(f"{name}: {value}".rstrip() for name, value in fields.items()))
