@@ -35,7 +35,7 @@ from rtc_flower.errors import (
     UnsupportedError,
 )
 from rtc_flower.keys import check_public_key
-from rtc_flower.merkle import Frontier, leaf_hash
+from rtc_flower.merkle import Tree, leaf_hash
 from rtc_flower.roster import Roster
 from rtc_flower.tally import Counted, Tally
 from rtc_flower.tasks import check_task
@@ -92,10 +92,8 @@ class Replay:
     roster : Roster
     tally : Tally or None
         The last task posted, open or closed.
-    frontier : Frontier
+    tree : Tree
         Merkle tree over the entries.
-    leaves : list of bytes
-        Leaf hash of every entry.
     roots : list of bytes
         Root of every prefix; ``roots[size]``.
     last_close : bytes
@@ -111,9 +109,8 @@ class Replay:
         self.ledger_id = b""
         self.roster = Roster()
         self.tally: Tally | None = None
-        self.frontier = Frontier()
-        self.leaves: list[bytes] = []
-        self.roots = [self.frontier.root()]
+        self.tree = Tree()
+        self.roots = [self.tree.root()]
         self.last_close = b""
         self.next_row = 1
         self.server_keys: list[tuple[int, bytes]] = []
@@ -124,7 +121,12 @@ class Replay:
     @property
     def size(self) -> int:
         """Number of entries."""
-        return self.frontier.size
+        return self.tree.size
+
+    @property
+    def leaves(self) -> list[bytes]:
+        """Leaf hash of every entry."""
+        return self.tree.leaves
 
     @property
     def server_key(self) -> bytes:
@@ -182,9 +184,8 @@ class Replay:
         self._log(leaf_hash(leaf))
 
     def _log(self, hashed: bytes) -> None:
-        self.frontier.append(hashed)
-        self.leaves.append(hashed)
-        self.roots.append(self.frontier.root())
+        self.tree.append(hashed)
+        self.roots.append(self.tree.root())
 
     def _dispatch(self, entry: Entry, hashed: bytes) -> tuple[Counted, ...]:
         match entry:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
 from rtc_flower.errors import FormatError
 
 __all__ = [
-    "Frontier",
+    "Tree",
     "consistency_proof",
     "inclusion_proof",
     "leaf_hash",
@@ -29,67 +29,105 @@ def _node(left: bytes, right: bytes) -> bytes:
     return sha256(b"\x01" + left + right).digest()
 
 
-class Frontier:
-    """The right edge of a growing tree: all that appending and the root need.
-
-    Attributes
-    ----------
-    size : int
-        Number of leaves.
-    """
-
-    def __init__(self) -> None:
-        self.size = 0
-        self._peaks: list[bytes] = []  # roots of the perfect subtrees, largest first
-
-    def append(self, leaf: bytes) -> None:
-        """Add a leaf hash (32 bytes)."""
-        carry, size = leaf, self.size
-        while size & 1:
-            carry = _node(self._peaks.pop(), carry)
-            size >>= 1
-        self._peaks.append(carry)
-        self.size += 1
-
-    def root(self) -> bytes:
-        """Root of the tree (32 bytes)."""
-        if not self._peaks:
-            return _EMPTY
-        root = self._peaks[-1]
-        for peak in reversed(self._peaks[:-1]):
-            root = _node(peak, root)
-        return root
-
-    def copy(self) -> Frontier:
-        """Return an independent frontier of the same tree."""
-        twin = Frontier()
-        twin.size, twin._peaks = self.size, self._peaks.copy()
-        return twin
-
-
-def tree_root(leaves: Sequence[bytes]) -> bytes:
-    """Root over leaf hashes (32 bytes each)."""
-    frontier = Frontier()
-    for leaf in leaves:
-        frontier.append(leaf)
-    return frontier.root()
-
-
 def _split(size: int) -> int:
     """Largest power of two below ``size``."""
     return 1 << (size - 1).bit_length() - 1
 
 
-def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
-    """Audit path of leaf ``index`` in the tree over ``leaves`` (RFC 6962 section 2.1.1)."""
-    if not 0 <= index < len(leaves):
-        raise ValueError(f"index must be in [0, {len(leaves)}), got {index}")
-    if len(leaves) == 1:
-        return []
-    k = _split(len(leaves))
-    if index < k:
-        return [*inclusion_proof(leaves[:k], index), tree_root(leaves[k:])]
-    return [*inclusion_proof(leaves[k:], index - k), tree_root(leaves[:k])]
+class Tree:
+    """A growing tree; roots and proofs take a logarithmic number of hashes.
+
+    Parameters
+    ----------
+    leaves : iterable of bytes
+        Leaf hashes, 32 bytes each.
+
+    Attributes
+    ----------
+    leaves : list of bytes
+        All leaf hashes so far.
+    """
+
+    def __init__(self, leaves: Iterable[bytes] = ()) -> None:
+        self.leaves: list[bytes] = []
+        self._levels = [self.leaves]  # _levels[i][j]: root over leaves j * 2**i to (j+1) * 2**i
+        for leaf in leaves:
+            self.append(leaf)
+
+    @property
+    def size(self) -> int:
+        """Number of leaves."""
+        return len(self.leaves)
+
+    def append(self, leaf: bytes) -> None:
+        """Add a leaf hash."""
+        self.leaves.append(leaf)
+        for height, level in enumerate(self._levels):
+            if len(level) & 1:
+                return
+            if height + 1 == len(self._levels):
+                self._levels.append([])
+            self._levels[height + 1].append(_node(level[-2], level[-1]))
+
+    def root(self) -> bytes:
+        """Root of the tree (32 bytes)."""
+        return self._range(0, self.size) if self.leaves else _EMPTY
+
+    def _range(self, start: int, end: int) -> bytes:
+        """Root over the leaves from ``start`` to ``end``, as RFC 6962 splits them."""
+        size = end - start
+        if size & (size - 1) == 0 and start % size == 0:
+            height = size.bit_length() - 1
+            return self._levels[height][start >> height]
+        middle = start + _split(size)
+        return _node(self._range(start, middle), self._range(middle, end))
+
+    def inclusion_proof(self, index: int) -> list[bytes]:
+        """Audit path of leaf ``index`` (RFC 6962 section 2.1.1)."""
+        if not 0 <= index < self.size:
+            raise ValueError(f"index must be in [0, {self.size}), got {index}")
+        proof, start, end = [], 0, self.size
+        while end - start > 1:
+            middle = start + _split(end - start)
+            if index < middle:
+                proof.append(self._range(middle, end))
+                end = middle
+            else:
+                proof.append(self._range(start, middle))
+                start = middle
+        return proof[::-1]
+
+    def consistency_proof(self, old_size: int) -> list[bytes]:
+        """Proof that the tree of ``old_size`` leaves is a prefix (RFC 6962 section 2.1.2)."""
+        if not 0 <= old_size <= self.size:
+            raise ValueError(f"old_size must be in [0, {self.size}], got {old_size}")
+        proof, start, end = [], 0, self.size
+        while old_size and end > old_size:
+            middle = start + _split(end - start)
+            if old_size <= middle:
+                proof.append(self._range(middle, end))
+                end = middle
+            else:
+                proof.append(self._range(start, middle))
+                start = middle
+        if start and old_size:
+            proof.append(self._range(start, end))
+        return proof[::-1]
+
+
+def tree_root(leaves: Iterable[bytes]) -> bytes:
+    """Root over leaf hashes (32 bytes each)."""
+    return Tree(leaves).root()
+
+
+def inclusion_proof(leaves: Iterable[bytes], index: int) -> list[bytes]:
+    """Audit path of leaf ``index`` in the tree over ``leaves``."""
+    return Tree(leaves).inclusion_proof(index)
+
+
+def consistency_proof(leaves: Iterable[bytes], old_size: int) -> list[bytes]:
+    """Proof that the tree over the first ``old_size`` of ``leaves`` is a prefix."""
+    return Tree(leaves).consistency_proof(old_size)
 
 
 def verify_inclusion(
@@ -117,22 +155,6 @@ def verify_inclusion(
         node, last = node >> 1, last >> 1
     if last or value != root:
         raise FormatError(f"expected an inclusion proof for the root {root.hex()[:16]}...")
-
-
-def consistency_proof(leaves: Sequence[bytes], old_size: int) -> list[bytes]:
-    """Proof that the tree over ``leaves[:old_size]`` is a prefix (RFC 6962 section 2.1.2)."""
-    if not 0 <= old_size <= len(leaves):
-        raise ValueError(f"old_size must be in [0, {len(leaves)}], got {old_size}")
-    return _subproof(leaves, old_size, True) if old_size else []
-
-
-def _subproof(leaves: Sequence[bytes], old_size: int, whole: bool) -> list[bytes]:
-    if old_size == len(leaves):
-        return [] if whole else [tree_root(leaves)]
-    k = _split(len(leaves))
-    if old_size <= k:
-        return [*_subproof(leaves[:k], old_size, whole), tree_root(leaves[k:])]
-    return [*_subproof(leaves[k:], old_size - k, False), tree_root(leaves[:k])]
 
 
 def verify_consistency(

@@ -10,9 +10,11 @@ from rtc_flower.errors import ReplayError, TaskError, UnsupportedError
 from rtc_flower.roster import Roster
 from rtc_flower.stopping import Order, Rule
 
-__all__ = ["MAX_SAMPLES", "check_parameters", "check_task"]
+__all__ = ["MAX_COUNTS", "MAX_SAMPLES", "check_parameters", "check_task"]
 
 MAX_SAMPLES = 2**31 - 1
+MAX_COUNTS = 2**28
+"""Most samples times classes: a gigabyte of counts. A task beyond it is split."""
 
 
 def check_parameters(task: Task) -> None:
@@ -29,6 +31,11 @@ def check_parameters(task: Task) -> None:
         raise TaskError(f"samples must be 1 to {MAX_SAMPLES}, got {task.n}")
     if not _known_rule(task):
         raise TaskError(f"rule must be one of 1 to {max(Rule)}, got {task.rule}")
+    if task.n * task.k > MAX_COUNTS:
+        raise TaskError(
+            f"samples times classes must be at most {MAX_COUNTS:,}, got {task.n:,} times {task.k}; "
+            "split the task"
+        )
     repeated = sorted({name for name in task.class_names if task.class_names.count(name) > 1})
     if repeated:
         raise TaskError(f"class names must differ, got {', '.join(map(repr, repeated))} repeated")

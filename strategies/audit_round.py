@@ -11,7 +11,6 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from rtc_flower.entries import decode_leaf
 from rtc_flower.errors import FormatError, RtcFlowerError
 from rtc_flower.ledger import Ledger
-from rtc_flower.merkle import consistency_proof
 from rtc_flower.strategies.collector import Collector, Reply, ReplyKind
 from rtc_flower.strategies.directory import Directory, NodeInfo
 from rtc_flower.wire import (
@@ -113,7 +112,7 @@ class AuditRound:
             rotations=join_leaves(ledger.rotations()),
             checkpoint=ledger.checkpoint,
             seen_size=node.seen_size,
-            consistency=join_hashes(consistency_proof(ledger.replay.leaves, node.seen_size)),
+            consistency=join_hashes(ledger.replay.tree.consistency_proof(node.seen_size)),
             receipts=self._receipts(node.key),
             full=self._full,
             replica_size=node.replica_size,

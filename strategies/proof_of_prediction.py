@@ -22,8 +22,8 @@ from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
+from rtc_flower.admin import open_ledger
 from rtc_flower.errors import QuorumError, TaskError
-from rtc_flower.keys import load_or_create_key
 from rtc_flower.ledger import Ledger, Posting
 from rtc_flower.samples import Samples
 from rtc_flower.stopping import Order, Rule
@@ -31,8 +31,9 @@ from rtc_flower.strategies.audit_round import Audited, AuditRound
 from rtc_flower.strategies.collector import Collector, Reply
 from rtc_flower.strategies.directory import Directory
 from rtc_flower.strategies.events import Event
+from rtc_flower.strategies.pool import PoolPosition
 from rtc_flower.strategies.vote_round import VoteRound
-from rtc_flower.tally import Outcomes, Tally
+from rtc_flower.tally import Outcomes
 
 __all__ = ["Decided", "ProofOfPrediction", "VoteResult", "VoteTask"]
 
@@ -308,11 +309,7 @@ class ProofOfPrediction(Strategy):
             return session.run(self._postings[:num_rounds])
 
     def _open(self) -> Ledger:
-        key = load_or_create_key(self.state_dir / "server.key")
-        path = self.state_dir / "ledger.db"
-        if path.exists():
-            return Ledger(path, key, head_file=self.head_file)
-        return Ledger.create(path, key, head_file=self.head_file)
+        return open_ledger(self.state_dir, head_file=self.head_file)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -364,15 +361,20 @@ class _Session:
 
     def run(self, postings: list[Posting]) -> VoteResult:
         decided = []
+        pool = PoolPosition(self._ledger.path.with_name("pool.json"), postings)
+        posted = pool.posted(self._ledger.number)
         if self._ledger.replay.open_task is not None:
             self._pump()  # whoever is back is asked; deadlines settle the others
             decided.append(self._vote())
-            postings = _after(postings, self._ledger.tally)
-        for posting in postings:
+        if posted == 0:
+            pool.begin(self._ledger.number + 1)
+        for posting in postings[posted:]:
             self._wait_for_nodes(needed=self._strategy.min_nodes)
             self._directory.enrol()
             self._ledger.post(posting, electorate=self._directory.online())
+            self._greet_unheard()
             decided.append(self._vote())
+        pool.end()
         return VoteResult(
             tasks=decided,
             ledger=self._ledger.path,
@@ -381,6 +383,15 @@ class _Session:
             ledger_seconds=self._ledger.seconds,
             train_metrics_clientapp={d.number: _metrics(d) for d in decided},
         )
+
+    def _greet_unheard(self) -> None:
+        """Greet those anew whose answer to the last task is still on its way.
+
+        What such a node has seen by now is not known, and a proof from elsewhere would fail.
+        """
+        if self._round is not None:
+            for voter in self._round.unheard():
+                self._directory.drop(voter)
 
     def _wait_for_nodes(self, *, needed: int) -> None:
         until = self._strategy._clock() + self._strategy.wait_seconds
@@ -458,14 +469,6 @@ class _Session:
             return
         if self._round is None or not self._round.take(reply):
             _LOG.warning("a reply that nobody waits for is ignored: %s", reply.kind.value)
-
-
-def _after(postings: list[Posting], tally: Tally) -> list[Posting]:
-    """The pool behind the task that was finished from the file."""
-    for position, posting in enumerate(postings):
-        if posting.samples_hash == tally.task.samples_hash:
-            return postings[position + 1 :]
-    return postings
 
 
 def _decided(ledger: Ledger) -> Decided:

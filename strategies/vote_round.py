@@ -14,7 +14,6 @@ from rtc_flower.encoding import pack_bits
 from rtc_flower.entries import AbsenceReason, Refusal
 from rtc_flower.errors import BallotError, FormatError, SignatureError
 from rtc_flower.ledger import Ledger
-from rtc_flower.merkle import consistency_proof, inclusion_proof
 from rtc_flower.strategies.collector import Collector, Reply, ReplyKind
 from rtc_flower.strategies.directory import Directory
 from rtc_flower.strategies.events import Event
@@ -159,17 +158,17 @@ class VoteRound:
 
     def _request(self, voter: bytes, seen_size: int) -> VoteRequest:
         ledger, tally = self._ledger, self._tally
-        leaves = ledger.replay.leaves
+        tree = ledger.replay.tree
         return VoteRequest(
             genesis=ledger.leaf(0),
             rotations=join_leaves(ledger.rotations()),
             task=ledger.leaf(tally.index),
             task_index=tally.index,
-            inclusion=join_hashes(inclusion_proof(leaves, tally.index)),
+            inclusion=join_hashes(tree.inclusion_proof(tally.index)),
             checkpoint=ledger.checkpoint,
             seen_size=seen_size,
             consistency=join_hashes(
-                consistency_proof(leaves, seen_size) if seen_size <= len(leaves) else []
+                tree.consistency_proof(seen_size) if seen_size <= tree.size else []
             ),
             asked=pack_bits(tally.asked(voter)),
             seconds=max(1.0, self._until[voter] - self._clock()),

@@ -445,7 +445,7 @@ def test_a_head_of_another_ledger_or_history_or_none(ledger: Ledger, tmp_path: P
         "of this ledger": Checkpoint(bytes(32), 1, replay.roots[1]).sign(other),
         "another history": Checkpoint(replay.ledger_id, 1, bytes(32)).sign(SERVER),
         "found none": Checkpoint(replay.ledger_id, 1, replay.roots[1]).sign(other),
-        "three lines": "",
+        "three lines": "not a checkpoint",
     }
     for message, head in heads.items():
         ledger.head_file.write_text(head)
@@ -455,6 +455,13 @@ def test_a_head_of_another_ledger_or_history_or_none(ledger: Ledger, tmp_path: P
     ledger.head_file.write_bytes(b"\xff\xfe")
     with pytest.raises(LedgerError, match="this ledger"):
         Ledger(ledger.path, SERVER)
+
+
+def test_a_head_that_a_power_cut_left_empty_is_written_again(ledger: Ledger) -> None:
+    ledger.close()
+    ledger.head_file.write_text("")
+    with Ledger(ledger.path, SERVER) as again:
+        assert ledger.head_file.read_text() == again.checkpoint
 
 
 def test_a_head_elsewhere(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from rtc_flower.errors import FormatError
 from rtc_flower.merkle import (
-    Frontier,
+    Tree,
     consistency_proof,
     inclusion_proof,
     leaf_hash,
@@ -57,16 +57,15 @@ def test_roots_of_the_certificate_transparency_test_tree() -> None:
 
 
 @pytest.mark.parametrize("size", range(65))
-def test_root_and_frontier_are_what_the_rfc_defines(size: int) -> None:
+def test_a_growing_tree_has_the_root_that_the_rfc_defines(size: int) -> None:
     root = by_definition(LEAVES[:size])
-    frontier = Frontier()
+    tree = Tree()
     for leaf in LEAVES[:size]:
-        frontier.append(leaf)
-    assert frontier.root() == tree_root(LEAVES[:size]) == root
-    twin = frontier.copy()
-    twin.append(LEAVES[0])
-    assert (frontier.size, frontier.root()) == (size, root)
-    assert twin.root() == by_definition([*LEAVES[:size], LEAVES[0]])
+        tree.append(leaf)
+    assert tree.root() == tree_root(LEAVES[:size]) == root
+    assert (tree.size, tree.leaves) == (size, LEAVES[:size])
+    tree.append(LEAVES[0])
+    assert tree.root() == by_definition([*LEAVES[:size], LEAVES[0]])
 
 
 @pytest.mark.parametrize("size", range(1, 65))

@@ -270,6 +270,6 @@ def warped_copies(images: NDArray[np.float32], copies: int, *, seed: int) -> NDA
 
 
 def _thread_limit(count: int) -> Any:
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     return threadpool_limits(count)
