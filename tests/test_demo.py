@@ -21,6 +21,12 @@ from rtc_flower.reading import list_roster, votes_of
 from rtc_flower.verify import verify
 
 COMMAND = [str(Path(sys.executable).with_name("rtc-flower")), "demo"]
+# A test that runs in the background of a shell script inherits an ignored SIGINT.
+INTERRUPTIBLE = [
+    *(sys.executable, "-c"),
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);"
+    "os.execv(sys.argv[1], sys.argv[1:])",
+]
 KEYS = {
     *("dataset", "nodes", "consensus_accuracy", "mean_node_accuracy", "best_node_accuracy"),
     *("samples_decided", "run_seconds", "ledger_seconds", "ledger", "verify"),
@@ -106,7 +112,7 @@ def running(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A demo in the background."""
     options = ["--state-dir", str(tmp_path / "state"), "--dataset", "digits", "--nodes", "3"]
     process = subprocess.Popen(
-        [*COMMAND, *options, "--json", "figures.json"],
+        [*INTERRUPTIBLE, *COMMAND, *options, "--json", "figures.json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
