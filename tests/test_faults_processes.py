@@ -39,7 +39,7 @@ def test_silence_rubbish_and_a_crash_do_not_keep_a_task_from_closing_in_time(
 
 def test_contracts_that_answer_no_votes_are_absent_with_an_error(tmp_path: Path) -> None:
     models = ["knn", "odd_models:Scores", "odd_models:Raising", "no_such_model"]
-    vote = Vote(tmp_path, models, {"deadline": 120})
+    vote = Vote(tmp_path, models)
     with vote.deployment() as deployment:
         lines = Running(deployment).finish()
     assert votes_of(vote.ledger, 1).names == ["knn-0"]
