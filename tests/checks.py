@@ -1,7 +1,8 @@
 """The verifier's checks, found in its source, and the package without some of them.
 
 A check is a ``raise`` of the package's errors or a ``bad`` call on the way from a file to a
-verdict. Its id is ``module.function#ordinal``. `load` imports a private copy of the package in
+verdict. Its id is ``module.function#ordinal``, or ``module.function~words`` of its
+message. `load` imports a private copy of the package in
 which the branch that holds a check does nothing: vectors that break one rule are written with it,
 and the mutation test shows that each check is missed.
 """
@@ -67,6 +68,7 @@ class Check:
     name: str
     number: str
     line: int
+    text: str
 
     @property
     def module(self) -> str:
@@ -113,7 +115,11 @@ def _checks(tree: ast.Module, module: str) -> Iterator[tuple[Check, list[ast.stm
         if number is None:
             continue
         ordinal = seen[function] = seen.get(function, -1) + 1
-        yield Check(f"{function}#{ordinal}", number, body[place].lineno), body, place
+        yield (
+            Check(f"{function}#{ordinal}", number, body[place].lineno, ast.unparse(body[place])),
+            body,
+            place,
+        )
 
 
 def _parse(module: str) -> ast.Module:
@@ -124,6 +130,20 @@ def _parse(module: str) -> ast.Module:
 def all_checks() -> tuple[Check, ...]:
     """Every check on the way from a file to a verdict."""
     return tuple(check for m in MODULES for check, _, _ in _checks(_parse(m), m))
+
+
+def named(name: str) -> Check:
+    """The one check that an id or words of its message name."""
+    function, _, words = name.partition("~")
+    found = [
+        check
+        for check in all_checks()
+        if check.name == name
+        or (words and check.name.partition("#")[0] == function and words in check.text)
+    ]
+    if len(found) != 1:
+        raise ValueError(f"expected one check {name!r}, found {[check.name for check in found]}")
+    return found[0]
 
 
 def _without(module: str, names: Sequence[str]) -> ast.Module:
@@ -157,11 +177,8 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 def load(*names: str) -> SimpleNamespace:
     """A private copy of the package's core without the checks ``names``."""
-    unknown = set(names) - {check.name for check in all_checks()}
-    if unknown:
-        raise ValueError(f"no such checks: {sorted(unknown)}")
+    finder = _Finder([named(name).name for name in names])
     saved = {n: m for n, m in sys.modules.items() if n.partition(".")[0] == "rtc_flower"}
-    finder = _Finder(names)
     for name in saved:
         del sys.modules[name]
     sys.meta_path.insert(0, finder)

@@ -795,16 +795,16 @@ def bad_roster() -> Iterable[Vector]:
 
 
 def bad_task() -> Iterable[Vector]:
-    p = "tasks.check_parameters#"
+    p = "tasks.check_parameters~"
     ranges, rule, task = "stopping._check_range#0", "stopping.StopRule.check#", "tasks.check_task#"
     cases: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
-        ("classes-1", (f"{p}0", ranges), {"k": 1}),
-        ("samples-0", (f"{p}1", f"{p}6"), {"n": 0, "close_min": 1}),
-        ("class-names", (f"{p}3",), {"class_names": ("a", "a")}),
-        ("class-name-empty", (f"{p}4",), {"class_names": ("a", "")}),
-        ("close-min-0", (f"{p}6",), {"close_min": 0}),
-        ("close-min-large", (f"{p}6",), {"close_min": 3}),
-        ("electorate-empty", (f"{p}7", f"{rule}1"), {"electorate": b"\x00"}),
+        ("classes-1", (f"{p}classes must be 2", ranges), {"k": 1}),
+        ("samples-0", (f"{p}samples must be 1", f"{p}close_min must"), {"n": 0, "close_min": 1}),
+        ("class-names", (f"{p}class names must differ",), {"class_names": ("a", "a")}),
+        ("class-name-empty", (f"{p}must not be empty",), {"class_names": ("a", "")}),
+        ("close-min-0", (f"{p}close_min must",), {"close_min": 0}),
+        ("close-min-large", (f"{p}close_min must",), {"close_min": 3}),
+        ("electorate-empty", (f"{p}electorate must", f"{rule}1"), {"electorate": b"\x00"}),
         ("inv-delta-1", (ranges,), {"inv_delta": 1}),
         ("lead-0", (ranges,), {"lead": 0}),
         ("min-ballots-0", (ranges,), {"min_ballots": 0}),

@@ -568,6 +568,7 @@ class Log:
         k, n, names, voters = task["k"], task["n"], task["names"], sum(task["electorate"])
         need(2 <= k <= 1000, "R4", f"{k} classes")
         need(1 <= n <= 2**31 - 1, "R4", f"{n} samples")
+        need(n * k <= 2**28, "R4", f"{n} samples of {k} classes")
         need(len(set(names)) == k and "" not in names, "R4", "class names")
         need(task["order"] in (0, 1), "R4", f"order {task['order']}")
         need(1 <= task["close_min"] <= n, "R4", f"close_min {task['close_min']}")
