@@ -75,9 +75,10 @@ def demo(
     try:
         result = run_demo(options, console())
     except KeyboardInterrupt:
-        console(stderr=True).print(
-            f"\ninterrupted; no process is left. What was counted so far is kept: "
-            f"the same command with --state-dir {state} goes on with it"
+        typer.echo(  # not by rich, which would break the line in the path
+            "\ninterrupted; no process is left. What was counted so far is kept: "
+            f"the same command with --state-dir {state} goes on with it",
+            err=True,
         )
         raise typer.Exit(130) from None
     if json_file is not None:
