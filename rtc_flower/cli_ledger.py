@@ -109,7 +109,9 @@ def compare(
         raise typer.Exit(_check_proof(proof, key, as_json))
     if proof is not None or first is None or second is None:
         raise LedgerError("compare needs two checkpoints or ledgers, or --proof alone")
-    known = Identity(server_key=key) if identity is None else Identity.read(identity)
+    known = Identity(server_key=key) if key else None
+    if identity is not None:
+        known = Identity.read(identity)
     raise typer.Exit(_compare(first, second, known, output, as_json))
 
 

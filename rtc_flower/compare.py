@@ -301,7 +301,8 @@ def compare(first: Path, second: Path, *, identity: Identity | None = None) -> C
     first, second : Path
         Text files with a signed note, or ledgers.
     identity : Identity, optional
-        Whose signatures count, for two notes without a ledger.
+        Whose signatures count for notes; a ledger's own by default. Two notes need it, and so does
+        one that was signed after a rotation that the ledger does not have.
 
     Returns
     -------
@@ -317,7 +318,7 @@ def compare(first: Path, second: Path, *, identity: Identity | None = None) -> C
     notes = [side for side in sides if isinstance(side, str)]
     if len(histories) == 2:
         return _two_ledgers(*histories)
-    known = histories[0].identity if histories else identity or Identity()
+    known = identity or (histories[0].identity if histories else Identity())
     ids = {Checkpoint.parse(note).ledger_id for note in notes}
     ids |= {history.ledger_id for history in histories}
     if len(ids) > 1:
