@@ -97,9 +97,9 @@ def test_help_names_every_command_and_what_it_is_for(run: Run) -> None:
     assert said.code == 0
     assert "Signed prediction votes" in said.out
     listed = {command.name or command.callback.__name__ for command in app.registered_commands}  # type: ignore[union-attr]
-    assert listed | {"roster"} == set(COMMANDS)
-    for name in COMMANDS:
-        assert name in said.out
+    assert listed >= set(COMMANDS) - {"roster"}
+    for name in {*listed, *COMMANDS}:
+        assert str(name) in said.out
 
 
 @pytest.mark.parametrize("command", COMMANDS)
