@@ -34,9 +34,12 @@ def _key_hash(name: str, key: bytes, kind: bytes = _ED25519) -> bytes:
 
 def _unbase64(text: str, what: str) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise FormatError(f"expected base64 for the {what}, got {text[:40]!r}") from error
+        raw = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raw = b""
+    if not raw or base64.b64encode(raw).decode() != text:
+        raise FormatError(f"expected canonical base64 for the {what}, got {text[:40]!r}")
+    return raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,7 @@ class Checkpoint:
         checkpoint = cls.parse(note)
         name, body = origin_of(checkpoint.ledger_id), checkpoint.body()
         wanted = _key_hash(name, key)
-        for line in note.partition("\n\n")[2].splitlines():
+        for line in note.partition("\n\n")[2].split("\n"):
             if line.startswith(f"{_DASH}{name} "):
                 blob = _unbase64(line.rsplit(" ", 1)[1], "signature")
                 if blob[:4] == wanted:
@@ -113,6 +116,15 @@ class Checkpoint:
 
     def _cosigned(self, seconds: int) -> bytes:
         return f"cosignature/v1\ntime {seconds}\n{self.body()}".encode()
+
+    def check_stored(self, note: str) -> None:
+        """Refuse a note that is not these three lines, an empty one and one signature line.
+
+        A ledger stores notes in this form alone, so that every changed byte shows.
+        """
+        prefix = f"{self.body()}\n{_DASH}{origin_of(self.ledger_id)} "
+        if not note.startswith(prefix) or note.count("\n") != 5 or not note.endswith("\n"):
+            raise FormatError("expected a checkpoint of five lines with one signature")
 
     def cosign(self, key: SigningKey, *, seconds: int) -> str:
         """Return a C2SP cosignature line (without its newline) by a node.

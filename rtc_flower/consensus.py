@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from rtc_flower.ballot import Ballot
 from rtc_flower.entries import (
-    FORMAT_VERSION,
     Absent,
     Close,
     CloseReason,
@@ -214,10 +213,11 @@ class Replay:
         return ()
 
     def _genesis(self, entry: Genesis, hashed: bytes) -> None:
-        if entry.version != FORMAT_VERSION:
-            raise UnsupportedError(
-                f"format version {entry.version}; this program knows version {FORMAT_VERSION}"
-            )
+        try:
+            for key in (entry.server_key, *((entry.admin_key,) if any(entry.admin_key) else ())):
+                check_public_key(key)
+        except KeyFormatError as error:
+            raise ReplayError("R1", str(error)) from error
         by_admin = entry.enrolment is Enrolment.ROSTER
         if by_admin == (entry.admin_key == bytes(32)) or entry.admin_key == entry.server_key:
             raise ReplayError("R1", "expected an admin key, not the server's, under roster only")
@@ -299,6 +299,8 @@ class Replay:
         tally = self._named("R11", entry.task_id)
         if not tally.is_invited(entry.voter):
             raise ReplayError("R11", f"expected an invited voter, got {entry.voter.hex()[:16]}...")
+        if entry.size >= 2**63:
+            raise ReplayError("R11", f"expected a size below 2**63, got {entry.size}")
         if tally.refusals[entry.voter] >= MAX_REFUSALS:
             raise ReplayError("R11", f"expected at most {MAX_REFUSALS} refusals of a voter")
         tally.refusals[entry.voter] += 1
@@ -320,6 +322,8 @@ class Replay:
             raise ReplayError("R14", "expected two headers of one voter for one task")
         if first.ledger_id != self.ledger_id or first.task_id not in self._task_ids:
             raise ReplayError("R14", "expected headers for a task of this ledger")
+        if first.voter not in {member.key for member in self.roster.members}:
+            raise ReplayError("R14", "expected headers of an enrolled voter")
         if first.ballot_id == second.ballot_id:
             raise ReplayError("R14", "expected two different ballots")
         if (first.task_id, first.voter) in self._accused:

@@ -23,7 +23,7 @@ from rtc_flower.encoding import (
     u64,
     unpack_bits,
 )
-from rtc_flower.errors import FormatError
+from rtc_flower.errors import FormatError, UnsupportedError
 from rtc_flower.roster import Roster
 from rtc_flower.stopping import Order, Rule, StopRule
 
@@ -145,7 +145,13 @@ class Genesis:
     @classmethod
     def read(cls, reader: Reader) -> Genesis:
         """Decode a payload."""
-        version, nonce, server_key = reader.u16(), reader.take(32), reader.take(32)
+        version = reader.u16()
+        if version != FORMAT_VERSION:  # what follows may be laid out in another way
+            raise UnsupportedError(
+                f"format version {version}; this program knows version {FORMAT_VERSION}. "
+                "Install a newer rtc-flower"
+            )
+        nonce, server_key = reader.take(32), reader.take(32)
         enrolment = _member(Enrolment, reader.u8())
         return cls(
             nonce, server_key, enrolment, reader.take(32), reader.take(32), reader.u64(),

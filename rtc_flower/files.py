@@ -144,6 +144,8 @@ def _check_identity(connection: sqlite3.Connection, path: Path) -> None:
             f"{path}: a ledger of version {version}; this program knows up to {SCHEMA_VERSION}. "
             "Install a newer rtc-flower"
         )
+    if version != SCHEMA_VERSION:
+        raise LedgerFormatError(f"{path}: expected version {SCHEMA_VERSION}, got {version}")
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from rtc_flower.tally import How, Tally
 __all__ = [
     "APPLICATION_ID",
     "DERIVED",
+    "INDEXED",
     "SCHEMA_SHA256",
     "SCHEMA_VERSION",
     "VIEWS",
@@ -166,6 +167,9 @@ def create(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
+
+INDEXED = tuple(name for name, (_, key) in (_LOG | DERIVED).items() if not isinstance(key, str))
+"""Tables whose key is an index of its own, which can differ from the table."""
 
 _NO_BLOCKS = (0, -1, b"")  # no vote has this id: the first row of the first task is 1
 

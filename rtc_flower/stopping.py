@@ -162,9 +162,9 @@ class StopRule:
         if counted < self.min_ballots or self.rule is Rule.ALL or not leader.size:
             return np.zeros(leader.shape, dtype=np.bool_)
         if self.rule is Rule.CERTAIN:
-            return np.asarray(leader > runner_up + remaining)
+            return np.asarray(leader.astype(np.int64) - runner_up > remaining)
         if self.rule is Rule.PAPER:
-            return np.asarray(leader >= runner_up + self.lead)
+            return np.asarray(leader.astype(np.int64) - runner_up >= self.lead)
         row = least_leaders(remaining, counted, self.k, self.inv_delta)
         if int(runner_up.max()) >= len(row):
             raise ValueError(f"runner_up reaches {runner_up.max()} with {counted} ballots counted")

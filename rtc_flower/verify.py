@@ -22,14 +22,15 @@ from rtc_flower.errors import (
     BallotError,
     FormatError,
     LedgerError,
+    LedgerFormatError,
     ReplayError,
     RtcFlowerError,
     SignatureError,
     UnsupportedError,
 )
 from rtc_flower.files import snapshot
-from rtc_flower.samples import samples_hash
-from rtc_flower.schema import DERIVED, SCHEMA_SHA256, derive, keeps_blocks, schema_digest
+from rtc_flower.samples import Samples, samples_hash
+from rtc_flower.schema import DERIVED, INDEXED, SCHEMA_SHA256, derive, keeps_blocks, schema_digest
 from rtc_flower.signatures import check_signatures
 
 __all__ = ["Report", "Step", "Verdict", "verify"]
@@ -159,8 +160,10 @@ def verify(path: Path, *, held: str | None = None, ledger_id: bytes | None = Non
             _Verifier(connection, report, ledger_id).run(held)
     except UnsupportedError as error:
         report.unsupported = str(error)
-    except LedgerError as error:
+    except LedgerFormatError as error:
         report.bad("V1", str(error))
+    except LedgerError as error:
+        report.unsupported = str(error)  # locked, or not to be read as it is: cannot say
     except MemoryError as error:
         report.unsupported = f"more memory than there is: {error}"
     except (sqlite3.DatabaseError, TypeError, ValueError, OverflowError) as error:
@@ -183,6 +186,11 @@ class _Verifier:
         if schema_digest(self.connection) != SCHEMA_SHA256:
             self.report.bad("V1", "expected the tables and views of this format, got others")
             return
+        for table in INDEXED:  # a row that its index leaves out is shown to users all the same
+            found = self.connection.execute(f'PRAGMA integrity_check("{table}")').fetchone()[0]
+            if found != "ok":
+                self.report.bad("V1", f"table {table}: {found}")
+                return
         self.report.ok("V1")
         self.tables = {name: self._rows(name) for name in DERIVED}
         self.blocks = keeps_blocks(self.connection)
@@ -286,11 +294,11 @@ class _Verifier:
             self.report.bad("V10", f"task {self.report.tasks}: expected its sample set, found none")
             return
         try:
-            found = samples_hash(row[0])
+            found, number = samples_hash(row[0]), len(Samples.decode(row[0]))
         except RtcFlowerError as error:
             self.report.bad("V10", f"task {self.report.tasks}: {error}")
             return
-        if found != task.samples_hash:
+        if found != task.samples_hash or number != task.n:
             self.report.bad("V10", f"task {self.report.tasks}: expected the samples TASK names")
 
     def _derived(self, applied: Applied) -> None:
@@ -313,6 +321,7 @@ class _Verifier:
                 break
             try:
                 stated = Checkpoint.verify(note, self.replay.key_at(size))
+                stated.check_stored(note)
             except RtcFlowerError as error:
                 self.report.bad("V7", f"checkpoint {size}: {error}")
                 return
