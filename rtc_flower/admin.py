@@ -52,9 +52,9 @@ def make_key(path: Path) -> SigningKey:
     key = SigningKey.generate()
     try:
         key.save(path)
-    except FileExistsError as error:
-        raise KeyFormatError(f"{path} exists already; a key is never overwritten") from error
     except OSError as error:
+        if path.exists():
+            raise KeyFormatError(f"{path} exists already; a key is never overwritten") from error
         raise KeyFormatError(f"{path}: cannot be written ({error.strerror})") from error
     return key
 

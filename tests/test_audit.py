@@ -1,0 +1,98 @@
+"""The audit round between a strategy and its nodes, in memory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from ledgers import log_of, query
+from populations import key_of, run, task, truthful
+
+from rtc_flower.admin import open_state, rotate_server_key
+from rtc_flower.errors import LedgerError
+from rtc_flower.reading import list_tasks
+from rtc_flower.receipts import KeptReceipt
+from rtc_flower.simulator import SimulatedNode, silent
+from rtc_flower.strategies.proof_of_prediction import VoteResult
+from rtc_flower.wire import split_leaves
+
+
+def audited(
+    state: Path, nodes: Sequence[SimulatedNode], *, seed: int = 0, **options: object
+) -> VoteResult:
+    return run([task(6, first=10 * seed)], nodes, state, seed=seed, rule="all", **options)
+
+
+def kept(state: Path, node: int, pattern: str) -> list[Path]:
+    return sorted((state / "nodes" / str(node)).rglob(pattern))
+
+
+def verdicts(result: VoteResult) -> dict[str, tuple[str, bool]]:
+    return {a.node: (a.verdict, a.cosigned) for a in result.tasks[-1].audits}
+
+
+def test_off_light_and_full(tmp_path: Path) -> None:
+    nodes = [truthful() for _ in range(3)]
+    assert verdicts(audited(tmp_path, nodes, audit="off")) == {}
+    assert kept(tmp_path, 0, "*.receipt") == []
+    light = audited(tmp_path, nodes, seed=1, audit="light")
+    assert verdicts(light) == {f"node-{i}": ("ok", False) for i in range(3)}
+    assert kept(tmp_path, 0, "replica") == []
+    assert len(kept(tmp_path, 0, "*.receipt")) == 2  # the one of the first task was fetched
+    full = audited(tmp_path, nodes, seed=2, audit="full")
+    assert verdicts(full) == {f"node-{i}": ("ok", True) for i in range(3)}
+    log = log_of(tmp_path / "ledger.db")
+    for node in range(3):
+        assert split_leaves(kept(tmp_path, node, "replica")[0].read_bytes()) == log
+        for path in kept(tmp_path, node, "*.receipt"):
+            KeptReceipt.from_json(path.read_text()).check_in(tmp_path / "ledger.db")
+    assert [(row.cosigned, row.enrolled) for row in list_tasks(tmp_path / "ledger.db")] == [
+        (3, 3)
+    ] * 3
+    assert query(tmp_path / "ledger.db", "SELECT DISTINCT size FROM cosignature") == [(len(log),)]
+
+
+def test_a_lost_replica_is_sent_again(tmp_path: Path) -> None:
+    nodes = [truthful() for _ in range(2)]
+    audited(tmp_path, nodes, audit="full")
+    kept(tmp_path, 0, "replica")[0].unlink()
+    torn = kept(tmp_path, 1, "replica")[0]
+    torn.write_bytes(torn.read_bytes()[:-5])
+    result = audited(tmp_path, nodes, seed=1, audit="full")
+    assert verdicts(result) == {"node-0": ("ok", True), "node-1": ("ok", True)}
+    for node in range(2):
+        (replica,) = kept(tmp_path, node, "replica")
+        assert split_leaves(replica.read_bytes()) == log_of(tmp_path / "ledger.db")
+
+
+def test_a_node_that_owes_a_ballot_is_not_audited(tmp_path: Path) -> None:
+    result = audited(tmp_path, [truthful(), truthful(), silent()], audit="full", deadline=5.0)
+    assert verdicts(result) == {"node-0": ("ok", True), "node-1": ("ok", True)}
+    (row,) = list_tasks(tmp_path / "ledger.db")
+    assert (row.cosigned, row.enrolled) == (2, 3)
+
+
+def test_s6_an_old_file_without_its_head_stops_at_the_first_hello(tmp_path: Path) -> None:
+    nodes = [truthful(), truthful()]
+    audited(tmp_path, nodes)
+    shutil.copy(tmp_path / "ledger.db", tmp_path / "old.db")
+    audited(tmp_path, nodes, seed=1)
+    shutil.copy(tmp_path / "old.db", tmp_path / "ledger.db")
+    (tmp_path / "HEAD").unlink()
+    before = log_of(tmp_path / "ledger.db")
+    with pytest.raises(LedgerError, match=r"it is an old copy, \d+ entries behind"):
+        audited(tmp_path, nodes, seed=2)
+    assert log_of(tmp_path / "ledger.db") == before
+
+
+def test_a_rotated_server_key_is_followed_by_nodes_that_know_the_old_one(tmp_path: Path) -> None:
+    nodes = [truthful(), truthful()]
+    audited(tmp_path, nodes, audit="full")
+    rotate_server_key(tmp_path)
+    result = audited(tmp_path, nodes, seed=1, audit="full")
+    assert verdicts(result) == {"node-0": ("ok", True), "node-1": ("ok", True)}
+    with open_state(tmp_path) as ledger:
+        assert key_of(tmp_path, 0).public in ledger.replay.roster.active()
+        assert len(ledger.rotations()) == 1

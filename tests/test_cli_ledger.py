@@ -1,0 +1,209 @@
+"""The commands around a ledger: what they print, what they write, how they exit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ledgers import cast, post, voter
+from test_receipts import kept
+
+from rtc_flower.admin import open_state
+from rtc_flower.cli import main
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command in this process: exit code, output, errors."""
+
+    def command(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["rtc-flower", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        code = ended.value.code
+        assert isinstance(code, int | None)
+        return code or 0, said.out, said.err
+
+    return command
+
+
+@pytest.fixture
+def state(tmp_path: Path, run: Run) -> Path:
+    """A server's state with one closed task, and the receipt of voter 0."""
+    path = tmp_path / "state"
+    assert run("init", path)[0] == 0
+    members = [f"node {i}={voter(i).public.hex()}" for i in range(3)]
+    code, out, _ = run("roster", "enrol", path, *members)
+    assert (code, out.splitlines()[0]) == (0, "roster version 1")
+    with open_state(path) as ledger:
+        post(ledger, 3)
+        for number in range(2):
+            cast(ledger, voter(number), (0, 1, 2))
+        (tmp_path / "receipt").write_text(kept(ledger, 0).to_json())
+    return path
+
+
+def test_a_receipt_is_read_and_found_in_its_ledger(state: Path, tmp_path: Path, run: Run) -> None:
+    ledger, receipt = state / "ledger.db", tmp_path / "receipt"
+    code, out, _ = run("receipt", receipt)
+    assert code == 0
+    assert f"voter: {voter(0).public.hex()}" in out
+    assert "in_ledger: not checked" in out
+    code, out, _ = run("receipt", receipt, "--ledger", ledger, "--json")
+    assert (code, json.loads(out)["in_ledger"]) == (0, "yes")
+    code, out, _ = run("verify", ledger, "--receipt", receipt, "--receipt", receipt)
+    assert code == 0
+    assert "V13  ok" in out
+    code, out, _ = run("verify", ledger)
+    assert code == 0
+    assert "V13  not checked" in out
+
+    run("init", tmp_path / "other")
+    code, out, _ = run("verify", tmp_path / "other" / "ledger.db", "--receipt", receipt)
+    assert code == 1
+    assert "V13 bad: ballot of voter" in out
+    code, _, err = run("receipt", receipt, "--ledger", tmp_path / "other" / "ledger.db")
+    assert code == 1
+    assert "the receipt is of another ledger" in err
+
+
+def test_bad_files_end_with_a_named_error(state: Path, tmp_path: Path, run: Run) -> None:
+    receipt = tmp_path / "receipt"
+    text = receipt.read_text()
+    bad = tmp_path / "bad"
+    for content in (b"", b"\xff\xfe", text[:-9].encode(), (text + "x").encode(), b"[" * 99_999):
+        bad.write_bytes(content)
+        for words in (
+            ("receipt", bad),
+            ("verify", state / "ledger.db", "--receipt", bad),
+            ("compare", bad, state / "HEAD"),
+            ("compare", state / "ledger.db", bad),
+            ("compare", "--proof", bad),
+            ("compare", state / "HEAD", state / "HEAD", "--identity", bad),
+            ("roster", "sign", bad, "--key", state / "server.key", "-o", tmp_path / "out"),
+            ("roster", "apply", state, bad),
+            ("restore", bad, tmp_path / "restored.db"),
+            ("repair", bad),
+            ("backup", bad, tmp_path / "copy.db"),
+            ("init", tmp_path / "new", "--continues", bad),
+        ):
+            code, _, err = run(*words)
+            assert (code, err[:7]) == (1, "error: "), words
+    bad.write_text(text.replace("receipt 1", "receipt 2"))
+    code, _, err = run("receipt", bad)
+    assert code == 2
+    assert "newer" in err
+    for words in (("compare", bad), ("compare",), ("roster", "revoke", tmp_path / "no", "a"),
+                  ("roster", "enrol", state, "a=xy"), ("roster", "enrol", state, "=00"),
+                  ("rotate-server-key", tmp_path / "no"), ("keygen", bad)):  # fmt: skip
+        code, _, err = run(*words)
+        assert (code, err[:7]) == (1, "error: "), words
+
+
+def test_twins_are_compared_and_the_proof_is_checked_elsewhere(
+    state: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twin = tmp_path / "twin"
+    shutil.copytree(state, twin)
+    for number, path in enumerate((state, twin)):
+        with open_state(path) as ledger:
+            post(ledger, 2 + number)
+    ledger, other = state / "ledger.db", twin / "ledger.db"
+    assert run("compare", ledger, state / "HEAD")[0] == 0
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run("compare", ledger, other, "--json")
+    said = json.loads(out)
+    assert (code, said["compare"], said["signatures"]) == (1, "inconsistent", "ok")
+    code, out, _ = run("compare", "--proof", tmp_path / said["proof"])
+    assert code == 0
+    assert "proof: holds" in out
+
+    code, _, _ = run("compare", state / "HEAD", twin / "HEAD", "-o", tmp_path / "proof")
+    assert code == 1
+    assert run("compare", "--proof", tmp_path / "proof")[0] == 2  # nobody knows whose those are
+    with open_state(state) as opened:
+        key = opened.key.public.hex()
+    assert run("compare", "--proof", tmp_path / "proof", "--server-key", key)[0] == 0
+    assert run("compare", "--proof", tmp_path / "proof", "--server-key", voter(0).public.hex())[
+        0
+    ] == (1)
+    assert run("compare", "--proof", tmp_path / "proof", "--server-key", "00" * 32)[0] == 1
+    shutil.copy(ledger, tmp_path / "short.db")
+    with open_state(state) as opened:
+        opened.abort()
+    assert run("compare", state / "HEAD", tmp_path / "short.db")[0] == 2
+
+
+def test_keys_over_time(tmp_path: Path, run: Run) -> None:
+    code, admin, _ = run("keygen", tmp_path / "admin.key")
+    assert code == 0
+    state = tmp_path / "state"
+    assert run("init", state, "--admin-key", admin.strip())[0] == 0
+    keys = [run("node-key", tmp_path / name)[1].strip() for name in ("a", "b")]
+    assert run("node-key", tmp_path / "a")[1].strip() == keys[0]
+    request, signed = tmp_path / "request", tmp_path / "signed"
+
+    def sign(*change: str) -> tuple[int, str, str]:
+        assert run("roster", "request", state / "ledger.db", "-o", request)[0] == 0
+        key = tmp_path / "admin.key"
+        return run("roster", "sign", request, "--key", key, "-o", signed, *change)
+
+    assert sign("--enrol", f"a={keys[0]}")[0] == 0
+    assert run("roster", "apply", state, signed)[0] == 0
+    code, _, err = run("roster", "apply", state, signed)
+    assert code == 1
+    assert "expected roster version 2" in err
+    assert sign("--rotate", f"a={keys[1]}")[0] == 0
+    assert run("roster", "apply", state, signed)[0] == 0
+    assert sign("--revoke", "nobody")[0] == 1
+    listed = json.loads(run("roster", "list", state / "ledger.db", "--json")[1])
+    assert [(m["key"], m["name"], m["state"]) for m in listed] == [
+        (keys[0], "a", "revoked"),
+        (keys[1], "a", "active"),
+    ]
+    code, _, err = run("roster", "enrol", state, f"b={keys[0]}")
+    assert code == 1
+    assert "only the admin key" in err
+    assert run("rotate-server-key", state)[0] == 0
+    assert run("verify", state / "ledger.db")[0] == 0
+    (tmp_path / "admin.key").chmod(0o644)
+    code, _, err = sign("--revoke", "a")
+    assert code == 1
+    assert "0600" in err
+
+
+def test_backup_restore_repair_and_continue(state: Path, tmp_path: Path, run: Run) -> None:
+    ledger, copy = state / "ledger.db", tmp_path / "copy.db"
+    code, out, _ = run("backup", ledger, copy, "--json")
+    assert code == 0
+    (tmp_path / "note").write_text(json.loads(out)["checkpoint"])
+    with open_state(state) as opened:
+        post(opened, 3)
+    ledger.rename(tmp_path / "damaged.db")
+    code, _, err = run("restore", copy, ledger)
+    assert code == 1
+    assert "2 entries behind" in err
+    assert run("restore", copy, tmp_path / "elsewhere.db")[1].count("not checked") == 1
+
+    code, out, _ = run("init", tmp_path / "new", "--continues", state / "HEAD", "--no-blocks")
+    assert code == 0
+    with open_state(tmp_path / "new") as opened:
+        genesis = opened.replay.genesis
+    assert genesis is not None
+    assert (
+        genesis.previous_size
+        == json.loads(run("verify", tmp_path / "damaged.db", "--json")[1])["entries"]
+    )
+    code, out, _ = run("repair", copy, "--no-blocks")
+    assert code == 0
+    assert "block rows are not kept" in out
+    assert run("repair", copy, "--blocks")[0] == 0
+    assert run("verify", copy, "--checkpoint", tmp_path / "note")[0] == 0
+    assert "0 of 3" in run("show", copy)[1]

@@ -1,0 +1,258 @@
+"""What a node checks in an audit: receipts, the log from its own replica, and whose history."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from ledgers import NEXT, SERVER, cast, forge, log_of, open_ledger, post, voter
+
+from rtc_flower.checkpoint import Checkpoint
+from rtc_flower.clients.witness import Witness
+from rtc_flower.entries import decode_leaf
+from rtc_flower.errors import FormatError, SignatureError
+from rtc_flower.ledger import Ledger
+from rtc_flower.merkle import consistency_proof
+from rtc_flower.wire import (
+    AuditReply,
+    AuditRequest,
+    SentReceipt,
+    join_hashes,
+    join_leaves,
+)
+
+ME = voter(0)
+
+
+@dataclass
+class Node:
+    """A node's memory, and the server that audits with it."""
+
+    directory: Path
+    ledger: Ledger
+
+    @property
+    def witness(self) -> Witness:
+        ledger = self.ledger
+        return Witness(self.directory, ledger.leaf(0), join_leaves(ledger.rotations()))
+
+    def vote(self) -> None:
+        """Sign a ballot, keep it, and send it."""
+        payload = cast(self.ledger, ME, (0, 1, 2))
+        self.witness.ballot_path(self.ledger.tally.task_id).write_bytes(payload)
+
+    def request(self, *, full: bool = True, replica: int | None = None) -> AuditRequest:
+        ledger, held = self.ledger, self.witness.held
+        seen = Checkpoint.parse(held).size if held else 0
+        size = len(self.witness.replica()) if replica is None else replica
+        receipts = b""
+        for task_id, index in ledger.ballots_of(ME.public):
+            time_ms = decode_leaf(ledger.leaf(index))[1]
+            receipts += SentReceipt(task_id, index, time_ms, ledger.receipt(index).proof).encode()
+        return AuditRequest(
+            genesis=ledger.leaf(0),
+            rotations=join_leaves(ledger.rotations()),
+            checkpoint=ledger.checkpoint,
+            seen_size=seen,
+            consistency=join_hashes(consistency_proof(ledger.replay.leaves, seen)),
+            receipts=receipts,
+            full=full,
+            replica_size=size,
+            entries=join_leaves(ledger.leaves(size)) if full else b"",
+        )
+
+    def audit(self, request: AuditRequest | None = None) -> AuditReply:
+        return self.witness.audit(request or self.request(), ME, clock=lambda: 7.0)
+
+    @property
+    def replica(self) -> Path:
+        return next(self.directory.rglob("replica"))
+
+
+@pytest.fixture
+def node(ledger: Ledger, tmp_path: Path) -> Node:
+    """A node that has voted on a task that is closed."""
+    made = Node(tmp_path / "me", ledger)
+    post(ledger, 3)
+    made.vote()
+    cast(ledger, voter(1), (0, 1, 2))
+    return made
+
+
+def test_light_takes_receipts_and_neither_replica_nor_cosignature(node: Node) -> None:
+    reply = node.audit(node.request(full=False))
+    assert reply == AuditReply("ok", "", 0, "")
+    (receipt,) = node.witness.receipts()
+    assert receipt.check().header.voter == ME.public
+    assert list(node.directory.rglob("replica")) == []
+    assert node.witness.held == node.ledger.checkpoint
+
+
+def test_full_replicates_repeats_and_cosigns(node: Node) -> None:
+    reply = node.audit()
+    assert (reply.verdict, reply.detail) == ("ok", "")
+    assert node.witness.replica() == log_of(node.ledger.path)
+    stated = Checkpoint.parse(node.ledger.checkpoint)
+    assert stated.check_cosignature(reply.cosignature, ME.public) == 7
+    for other in (voter(1).public, SERVER.public):
+        with pytest.raises((FormatError, SignatureError)):
+            stated.check_cosignature(reply.cosignature, other)
+        with pytest.raises((FormatError, SignatureError)):
+            node.ledger.cosign(stated.size, reply.cosignature, voter=other)
+    with pytest.raises(SignatureError):
+        node.ledger.cosign(stated.size - 1, reply.cosignature, voter=ME.public)
+    node.ledger.cosign(stated.size, reply.cosignature, voter=ME.public)
+
+
+def test_missing_receipts_are_fetched_in_the_next_audit(node: Node) -> None:
+    node.audit()
+    for path in node.directory.rglob("*.receipt"):
+        path.unlink()
+    post(node.ledger, 3)
+    node.vote()
+    assert node.audit(node.request(full=False)).verdict == "ok"
+    assert len(node.witness.receipts()) == 2
+
+
+def test_a_replica_grows_by_new_entries_only(node: Node) -> None:
+    node.audit()
+    before = node.replica.read_bytes()
+    post(node.ledger, 3)
+    node.vote()
+    request = node.request()
+    assert len(request.entries) < len(before)
+    assert node.audit(request).verdict == "ok"
+    assert node.replica.read_bytes() == before + request.entries
+
+
+@pytest.mark.parametrize("cut", [1, 3, 50])
+def test_a_torn_tail_of_a_replica_is_dropped_and_sent_again(node: Node, cut: int) -> None:
+    node.audit()
+    whole = node.replica.read_bytes()
+    size = len(node.witness.replica())
+    node.replica.write_bytes(whole[:-cut])
+    behind = node.audit(node.request(replica=size))
+    assert behind.verdict == "behind"
+    assert 0 < behind.replica_size < size
+    assert node.audit(node.request(replica=behind.replica_size)).verdict == "ok"
+    assert node.replica.read_bytes() == whole
+
+
+def test_behind_ahead_and_a_lost_replica_are_told(node: Node) -> None:
+    node.audit()
+    size = len(node.witness.replica())
+    for claimed in (0, size - 1):
+        assert node.audit(node.request(replica=claimed)) == AuditReply("behind", "", size, "")
+    node.replica.unlink()
+    assert node.audit(node.request(replica=size)) == AuditReply("behind", "", 0, "")
+    assert node.audit().verdict == "ok"
+    assert len(node.witness.replica()) == size
+
+
+def test_a_rotated_server_is_followed(node: Node) -> None:
+    node.audit()
+    node.ledger.rotate_key(NEXT)
+    assert node.audit().verdict == "ok"
+    other = Checkpoint.parse(node.ledger.checkpoint).sign(SERVER)
+    assert node.audit(replace(node.request(), checkpoint=other)).verdict == "V11"
+
+
+def test_s5_a_twin_history_is_refused_and_what_was_seen_stays(node: Node, tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    twin = tmp_path / "b" / "ledger.db"
+    node.ledger.close()
+    shutil.copy(node.ledger.path, twin)
+    node.ledger = Ledger(node.ledger.path, SERVER)
+    post(node.ledger, 3)
+    node.vote()
+    assert node.audit().verdict == "ok"
+    held, replica = node.witness.held, node.replica.read_bytes()
+    with Ledger(twin, SERVER) as other:
+        post(other, 3)
+        for number in range(3):
+            cast(other, voter(number), (2, 2, 2))
+        forked = Node(node.directory, other)
+        for full in (False, True):
+            reply = forked.audit(forked.request(full=full))
+            assert reply.verdict == "V11"
+            assert "does not continue" in reply.detail
+            assert reply.cosignature == ""
+    node.ledger.close()
+    assert (next(node.directory.rglob("checkpoint")).read_text(), node.replica.read_bytes()) == (
+        held,
+        replica,
+    )
+
+
+def test_entries_that_are_not_the_checkpoints_are_not_kept(node: Node) -> None:
+    request = node.request()
+    leaves = log_of(node.ledger.path)
+    for entries, step in (
+        (leaves[:-1], "V7"),
+        ([*leaves[:-1], leaves[-1][:-1]], "V2"),
+        ([*leaves[:2], leaves[3], leaves[2], *leaves[4:]], "R"),
+    ):
+        reply = node.audit(replace(request, entries=join_leaves(entries), seen_size=0))
+        assert reply.verdict.startswith(step) or reply.verdict == "V11"
+        assert reply.cosignature == ""
+        assert node.witness.replica() == []
+
+
+def test_a_receipt_that_lies_or_is_for_no_ballot_of_mine_is_reported(node: Node) -> None:
+    request = node.request(full=False)
+    (sent,) = SentReceipt.read_all(request.receipts)
+    for wrong in (
+        replace(sent, index=sent.index + 1),
+        replace(sent, time_ms=sent.time_ms + 1),
+        replace(sent, proof=sent.proof[:-1]),
+        replace(sent, task_id=bytes(32)),
+    ):
+        seen = Checkpoint.parse(node.witness.held).size if node.witness.held else 0
+        reply = node.audit(
+            replace(node.request(full=False), receipts=wrong.encode(), seen_size=seen)
+        )
+        assert reply.verdict == "receipt"
+    assert node.witness.receipts() == []
+
+
+def test_s1_a_ballot_dropped_after_its_receipt_is_named(node: Node, tmp_path: Path) -> None:
+    node.audit(node.request(full=False))
+    (receipt,) = node.witness.receipts()
+    for path in node.directory.rglob("checkpoint"):
+        path.unlink()  # even a node that forgot what it has seen
+    log = [leaf for leaf in log_of(node.ledger.path) if leaf != receipt.leaf]
+    forge(tmp_path / "dropped.db", log[: receipt.index])
+    with Ledger(tmp_path / "dropped.db", SERVER, head_file=tmp_path / "H") as other:
+        reply = Node(node.directory, other).audit()
+    assert reply.verdict == "receipt"
+    assert f"entry {receipt.index} is not the ballot" in reply.detail
+
+
+def test_a_ballot_lost_before_its_receipt_is_told_by_its_voter(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    node = Node(tmp_path / "me", ledger)
+    tally = post(ledger, 3)
+    node.witness.ballot_path(tally.task_id).write_bytes(b"signed and lost")
+    reply = node.audit()
+    assert reply.verdict == "ok"
+    assert tally.task_id.hex() in reply.detail
+
+
+def test_a_newer_entry_is_not_cosigned(tmp_path: Path) -> None:
+    with open_ledger(tmp_path / "ledger.db") as ledger:
+        request = Node(tmp_path / "me", ledger).request()
+        newer = bytearray(ledger.leaf(1))
+        newer[16] = 99
+        entries = join_leaves([ledger.leaf(0), bytes(newer)])
+        reply = Node(tmp_path / "me", ledger).audit(replace(request, entries=entries))
+    assert (reply.verdict, reply.cosignature) == ("unsupported", "")
+
+
+def test_garbage_in_a_request_is_an_error_and_no_cosignature(node: Node) -> None:
+    for change in ({"entries": b"\x00\x00\x00\x09x"}, {"receipts": b"x"}):
+        with pytest.raises(FormatError):
+            node.audit(replace(node.request(), **change))  # type: ignore[arg-type]
+        assert node.witness.replica() == []
