@@ -80,7 +80,7 @@ def test_bad_files_end_with_a_named_error(state: Path, tmp_path: Path, run: Run)
     bad = tmp_path / "bad"
     for content in (b"", b"\xff\xfe", text[:-9].encode(), (text + "x").encode(), b"[" * 99_999):
         bad.write_bytes(content)
-        for words in (
+        commands: list[tuple[object, ...]] = [
             ("receipt", bad),
             ("verify", state / "ledger.db", "--receipt", bad),
             ("compare", bad, state / "HEAD"),
@@ -93,16 +93,18 @@ def test_bad_files_end_with_a_named_error(state: Path, tmp_path: Path, run: Run)
             ("repair", bad),
             ("backup", bad, tmp_path / "copy.db"),
             ("init", tmp_path / "new", "--continues", bad),
-        ):
+        ]
+        for words in commands:
             code, _, err = run(*words)
             assert (code, err[:7]) == (1, "error: "), words
     bad.write_text(text.replace("receipt 1", "receipt 2"))
     code, _, err = run("receipt", bad)
     assert code == 2
     assert "newer" in err
-    for words in (("compare", bad), ("compare",), ("roster", "revoke", tmp_path / "no", "a"),
+    commands = [("compare", bad), ("compare",), ("roster", "revoke", tmp_path / "no", "a"),
                   ("roster", "enrol", state, "a=xy"), ("roster", "enrol", state, "=00"),
-                  ("rotate-server-key", tmp_path / "no"), ("keygen", bad)):  # fmt: skip
+                  ("rotate-server-key", tmp_path / "no"), ("keygen", bad)]  # fmt: skip
+    for words in commands:
         code, _, err = run(*words)
         assert (code, err[:7]) == (1, "error: "), words
 
@@ -113,8 +115,8 @@ def test_twins_are_compared_and_the_proof_is_checked_elsewhere(
     twin = tmp_path / "twin"
     shutil.copytree(state, twin)
     for number, path in enumerate((state, twin)):
-        with open_state(path) as ledger:
-            post(ledger, 2 + number)
+        with open_state(path) as opened:
+            post(opened, 2 + number)
     ledger, other = state / "ledger.db", twin / "ledger.db"
     assert run("compare", ledger, state / "HEAD")[0] == 0
     monkeypatch.chdir(tmp_path)
