@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,8 +12,10 @@ from flwr.clientapp import ClientApp
 
 from rtc_flower.clients.contract import Contract
 from rtc_flower.clients.voter import Voter, read_server_key
-from rtc_flower.errors import DataError, FormatError
+from rtc_flower.errors import ContractError, DataError, FormatError
 from rtc_flower.wire import RECORD, SAMPLES, AuditRequest, HelloRequest, VoteRequest
+
+_LOG = logging.getLogger("flwr.rtc_flower")
 
 __all__ = ["ContractFactory", "make_client_app", "state_directory"]
 
@@ -49,8 +52,7 @@ def make_client_app(factory: ContractFactory) -> ClientApp:
         data = _record(message, SAMPLES).get("data")
         if not isinstance(data, bytes):
             raise FormatError("expected a record 'samples' with the bytes 'data'")
-        made = factory(context)
-        contracts = made if isinstance(made, Mapping) else _AnyKind(made)
+        contracts = _contracts(factory, context)
         reply = _voter(context).vote(request, data, contracts)
         return _reply(message, reply.record())
 
@@ -60,6 +62,31 @@ def make_client_app(factory: ContractFactory) -> ClientApp:
         return _reply(message, _voter(context).audit(request).record())
 
     return app
+
+
+def _contracts(factory: ContractFactory, context: Context) -> Mapping[str, Contract]:
+    """The node's contracts; a factory that fails becomes a signed decline, not a crash."""
+    try:
+        made = factory(context)
+    except Exception as error:
+        _LOG.exception("the node's contract could not be made")
+        # Only our own words are sent: others may quote what is private.
+        told = str(error) if isinstance(error, ContractError) else type(error).__name__
+        return _Failed(f"the contract could not be made: {told}")
+    return made if isinstance(made, Mapping) else _AnyKind(made)
+
+
+class _Failed(dict[str, Contract]):
+    """No contract for any kind of task, and why."""
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def __contains__(self, kind: object) -> bool:
+        return True
+
+    def __getitem__(self, kind: str) -> Contract:
+        raise ContractError(self._why)
 
 
 class _AnyKind(dict[str, Contract]):

@@ -80,6 +80,7 @@ class Directory:
         self._online: set[int] = set()
         self.nodes: dict[bytes, NodeInfo] = {}
         self.refused: dict[int, str] = {}
+        self._rivals: dict[int, bytes] = {}  # refused because another node has their key
 
     def refresh(self) -> None:
         """Look who is online and greet who is new."""
@@ -89,6 +90,7 @@ class Directory:
             _LOG.warning("who is online could not be asked: %s: %s", type(error).__name__, error)
             return
         self._forget_late()
+        self._free_rivals()
         waiting = {node_id for node_id, _, _ in self._challenges.values()}
         known = {node.node_id for node in self.nodes.values()}
         fresh = [
@@ -123,7 +125,18 @@ class Directory:
         late = [mid for mid, (_, _, until) in self._challenges.items() if self._clock() > until]
         for message_id in late:
             self._collector.forget(message_id)
-            _LOG.warning("node %d did not answer the hello", self._challenges.pop(message_id)[0])
+            node_id = self._challenges.pop(message_id)[0]
+            self._greeted[node_id] -= 1  # it may be busy with an older message: greet it again
+            _LOG.warning("node %d has not answered the hello; it is greeted again", node_id)
+
+    def _free_rivals(self) -> None:
+        """Greet a refused node again once the one with its key is gone: it may be its successor."""
+        for node_id, key in list(self._rivals.items()):
+            known = self.nodes.get(key)
+            if known is None or known.node_id not in self._online:
+                del self._rivals[node_id]
+                self.refused.pop(node_id, None)
+                self._greeted[node_id] = 0
 
     def take(self, reply: Reply) -> bool:
         """Take a reply if it answers a hello; return whether it did."""
@@ -152,7 +165,8 @@ class Directory:
         replay = self._ledger.replay
         hello.check(ledger_id=replay.ledger_id, challenge=nonce)
         known = self.nodes.get(hello.key)
-        if known is not None and known.node_id in self._online:
+        if known is not None and known.node_id in self._online and known.node_id != node_id:
+            self._rivals[node_id] = hello.key
             raise KeyFormatError(
                 f"expected a key of its own, got that of {known.name!r}, which is online: "
                 "two nodes share one state-dir"

@@ -223,7 +223,8 @@ class ProofOfPrediction(Strategy):
         if not self.state_dir.is_absolute():
             raise TaskError(
                 f"state_dir must be an absolute path, got {str(state_dir)!r}: the working "
-                "directory of a ServerApp is that of its SuperLink"
+                "directory of a ServerApp is that of its SuperLink. In the examples it is the run "
+                "config's state-dir: flwr run ... --run-config 'state-dir=\"/absolute/path\"'"
             )
         if min_nodes < 1:
             raise TaskError(f"min_nodes must be at least 1, got {min_nodes}")

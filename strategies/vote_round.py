@@ -224,6 +224,7 @@ class VoteRound:
             task_id=self._tally.task_id,
             nonce=asked.nonce,
         )
+        self._directory.saw(asked.voter, asked.sent_size)
         self._absent(asked.voter, AbsenceReason(reply.reason), reply.text)
 
     def _failed(self, voter: bytes, why: str) -> None:

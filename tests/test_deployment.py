@@ -238,6 +238,8 @@ def test_a_node_that_dies_at_start_shows_its_log(tmp_path: Path, wait: bool) -> 
 )
 def test_a_signal_during_a_run_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     script = (
+        # A test that runs in the background of a shell script inherits an ignored SIGINT.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from rtc_flower.deployment import Deployment\n"
         f"with Deployment({str(PING)!r}, 1, work_dir={str(tmp_path)!r}) as deployment:\n"
         "    for line in deployment.run({'mode': 'wait'}):\n"

@@ -103,10 +103,6 @@ def test_a_second_server_on_the_same_ledger_fails_at_once(tmp_path: Path) -> Non
     assert_nothing_left(tmp_path, patience=5)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="while Flower still shows the dead node, its successor is refused for the whole run",
-)
 def test_a_supernode_killed_and_started_again_has_its_key_and_votes(tmp_path: Path) -> None:
     """Flower gives it a new id; its state directory makes it the same voter."""
     vote = Vote(tmp_path, ["knn", WAITING], {"deadline": 240})

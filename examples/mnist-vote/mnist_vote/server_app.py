@@ -34,7 +34,8 @@ def main(grid: Grid, context: Context) -> None:
         on_event=EventFile(str(config["events"])),
     )
     result = strategy.start(grid)
-    for decided, part in zip(result.tasks, pool[-len(result.tasks) :], strict=True):
+    # A restarted run decides the end of its pool, perhaps behind an older task that was open.
+    for decided, part in zip(reversed(result.tasks), reversed(pool), strict=False):
         accuracy = (decided.outcomes.classes == part.y).mean()
         print(
             f"task {decided.number}: {len(part.y)} samples decided by {len(decided.ballots)} "
