@@ -1,0 +1,1 @@
+"""Vote tasks and plain Flower round trips in turn."""
