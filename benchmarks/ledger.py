@@ -111,11 +111,10 @@ def post(ledger: Ledger, nodes: Sequence[SigningKey], samples: bytes, *, seed: i
 def run_raw(folder: Path) -> Figures:
     """Insert the block rows of ``folder``'s ledger again, and nothing else."""
     with sqlite3.connect(folder / "ledger.db") as source:
-        (synchronous,) = source.execute("PRAGMA synchronous").fetchone()
         rows = source.execute("SELECT * FROM block WHERE id > 0 ORDER BY id").fetchall()
     ballots = [rows[start : start + N] for start in range(0, len(rows), N)]
     raw = sqlite3.connect(folder / "raw.db", isolation_level=None)
-    raw.execute(f"PRAGMA synchronous = {synchronous}")
+    raw.execute("PRAGMA synchronous = EXTRA")  # as the ledger does
     raw.execute(
         "CREATE TABLE block (id INTEGER PRIMARY KEY, class INTEGER NOT NULL, hash BLOB NOT NULL)"
         " STRICT"

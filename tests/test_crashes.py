@@ -257,6 +257,21 @@ def test_f1_a_failure_inside_an_append_loses_nothing(
     strike(scene, tmp_path / "run", Figures(), call, fault, number)
 
 
+def test_f1_the_commit_is_on_disk_before_its_receipt_is_printed(
+    scene: Scene, tmp_path: Path
+) -> None:
+    folder = copy(scene.base, tmp_path / "run")
+    done = run(folder, "fdatasync", also=("unlink", "write"))
+    order = [line.partition("(")[0].split()[-1] for line in done.calls]
+    ends = [i for i, line in enumerate(done.calls) if line.startswith('unlink("')]
+    told = [i for i, line in enumerate(done.calls) if line.startswith("write(1, ")]
+    assert len(ends) == len(told) == 2
+    for end, ack in zip(ends, told, strict=True):
+        assert "fdatasync" in order[end:ack]  # the folder, in which the journal is no more
+        # Journal, its folder, the journal's count of pages, and the database come first.
+        assert order[max(0, end - 4) : end] == ["fdatasync"] * 4
+
+
 def hot_journals(scene: Scene, folder: Path, figures: Figures) -> Iterator[Path]:
     """Folders in which a writer was killed just before its journal's end."""
     for number in (1, 2):
