@@ -160,8 +160,8 @@ class Witness:
                 self._check_log(leaves, checkpoint)
                 self._keep_replica(leaves, len(leaves) - request.replica_size)
                 cosignature = checkpoint.cosign(key, seconds=int(clock()))
-        except _AuditError as error:
-            number, detail = error.args
+        except (_AuditError, FormatError) as error:
+            number, detail = error.args if isinstance(error, _AuditError) else ("V2", str(error))
             _LOG.error("audit failed: %s: %s", number, detail)
             return AuditReply(number, str(detail)[:400], request.replica_size, "")
         return AuditReply("ok", self._missing(key, leaves), len(leaves), cosignature)

@@ -281,6 +281,9 @@ class _Verifier:
         if self.ledger_id not in (None, ledger_id):
             self.report.bad("V3", f"expected another ledger, got {ledger_id.hex()}")
         self.report.ok("V3")
+        if genesis.previous_size:
+            old = f"{genesis.previous_id.hex()[:16]}... at {genesis.previous_size} entries"
+            self.report.notes.append(f"this ledger continues ledger {old}")
         if genesis.enrolment is Enrolment.OPEN:
             self.report.notes.append("open enrolment: the server chose the voters")
         if genesis.enrolment is Enrolment.REPLAY:
