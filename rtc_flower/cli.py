@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rtc_flower import cli_keys, cli_ledger, cli_plan
+from rtc_flower import cli_keys, cli_ledger, cli_plan, cli_replay
 from rtc_flower.errors import DataError, LedgerError, RtcFlowerError, UnsupportedError
 
 __all__ = ["app", "main"]
@@ -26,6 +26,7 @@ roster = typer.Typer(help="Who may vote.", no_args_is_help=True)
 app.add_typer(roster, name="roster")
 
 app.command()(cli_plan.plan)
+app.command()(cli_replay.replay)
 cli_ledger.add_commands(app)
 cli_keys.add_commands(app, roster)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -124,12 +124,7 @@ class _Progress:
 
     def __rich__(self) -> RenderableType:
         now = time.monotonic()
-        table = Table(
-            title=f"{now - self.begin:4.0f} s   {self.headline}",
-            title_justify="left",
-            title_style="bold",
-            header_style="bold",
-        )
+        table = Table(header_style="bold")
         for heading in ("node", "model", "seconds", "status"):
             table.add_column(heading, justify="right" if heading == "seconds" else "left")
         for name, model in self.models.items():
@@ -139,7 +134,8 @@ class _Progress:
             colour = {"voted": "green", "training": "yellow", "starting": "dim"}.get(state, "red")
             shown = "" if seconds is None else f"{seconds:.0f}"
             table.add_row(name, model, shown, Text(state, style=colour))
-        return table
+        headline = Text(f"{now - self.begin:.0f} s   {self.headline}", style="bold")
+        return Group(headline, table)
 
 
 def find_app() -> Path:
@@ -359,6 +355,11 @@ def _print(
         f" mean node {result.mean_node_accuracy:.2%}, best node {result.best_node_accuracy:.2%}"
         f" ({gain:+.2f} points above the best); {result.run_seconds:.0f} s, of which "
         f"{result.ledger_seconds:.2f} s in the ledger"
+    )
+    row = next(row for row in list_tasks(Path(result.ledger)) if row.task == number)
+    console.print(
+        f"{row.cosigned} of {row.enrolled} nodes repeated every decision from their own copy of "
+        "the log and cosigned it"
     )
     console.print("\n[bold]the closest calls[/]")
     for sample in _closest(votes):

@@ -1,0 +1,62 @@
+"""``rtc-flower replay``: votes that somebody else collected, in a ledger of their own."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["replay"]
+
+
+def replay(
+    votes: Annotated[
+        Path,
+        typer.Argument(help="CSV with node,sample,class; or .npz with votes, nodes x samples."),
+    ],
+    truth: Annotated[
+        Path | None, typer.Option(help="CSV with sample,class; or .npz with truth.")
+    ] = None,
+    rule: Annotated[str, typer.Option(help="certain, certified, paper or all.")] = "certain",
+    inv_delta: Annotated[int, typer.Option(help="1 / delta of certified.")] = 1000,
+    lead: Annotated[int, typer.Option(help="Lead of the rule paper.")] = 21,
+    min_ballots: Annotated[int, typer.Option(help="No rule fires before so many ballots.")] = 1,
+    classes: Annotated[
+        str | None, typer.Option(help="Names of all classes, separated by commas.")
+    ] = None,
+    ledger: Annotated[
+        Path | None, typer.Option(help="File to make; runs/replay-.../ledger.db by default.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures to this file.")
+    ] = None,
+) -> None:
+    """Let recorded votes decide: crowd labels, or the answers of models that exist already."""
+    from rtc_flower.display import console, records_table
+    from rtc_flower.files import write_atomically
+    from rtc_flower.replaying import replay as run
+
+    path = ledger or Path("runs") / time.strftime("replay-%Y%m%d-%H%M%S") / "ledger.db"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    result = run(
+        votes,
+        ledger=path,
+        truth=truth,
+        rule=rule,
+        classes=None if classes is None else [name.strip() for name in classes.split(",")],
+        inv_delta=inv_delta,
+        lead=lead,
+        min_ballots=min_ballots,
+    )
+    figures = asdict(result)
+    if json_file is not None:
+        write_atomically(json_file, json.dumps(figures, indent=2) + "\n")
+    console().print(
+        records_table({"figure": name, "value": str(value)} for name, value in figures.items())
+    )
+    if result.verify != "ok":
+        raise typer.Exit(1)
