@@ -227,7 +227,7 @@ def main(measure: Callable[[argparse.Namespace], dict[str, Any]], parser: Any) -
     watch = Stopwatch()
     try:
         result = measure(arguments)
-        result = {"command": " ".join(["python", *sys.argv]), **result, **watch.report()}
+        result = {"command": _command(sys.argv), **result, **watch.report()}
         if arguments.json is not None:
             arguments.json.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(arguments.json, json.dumps(result, indent=1) + "\n")
@@ -237,3 +237,14 @@ def main(measure: Callable[[argparse.Namespace], dict[str, Any]], parser: Any) -
     except RtcFlowerError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def _command(argv: Sequence[str]) -> str:
+    """Return the command without the places of this machine's files."""
+    told, words = [f"python benchmarks/{Path(argv[0]).name}"], iter(argv[1:])
+    for word in words:
+        if word in ("--json", "--cache-dir", "--data-dir"):
+            next(words, None)
+        else:
+            told.append(word)
+    return " ".join(told)

@@ -113,7 +113,7 @@ def _robustness(figures: Figures, axes: list[Any]) -> None:
         if flips:
             axis.axvspan(flips[0], x[-1], color="0.9", label="eqs. (7), (8): Sybils expected ahead")
         axis.set(xlabel=f"{'lazy nodes' if name == 'lazy' else 'Sybils'} (% of {nodes})")
-        axis.set(ylabel="accuracy (%)", ylim=(-3, 103))
+        axis.set(ylabel="accuracy (%)", ylim=(96, 100.2) if name == "lazy" else (-3, 103))
         axis.legend(fontsize=8, loc="lower left")
     axes[0].set_title("Lazy nodes vote at random", fontsize=9)
     axes[1].set_title("Sybils vote together", fontsize=9)

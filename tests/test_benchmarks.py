@@ -59,6 +59,7 @@ def test_missing_mnist_is_one_line_that_says_what_to_set(tmp_path: Path) -> None
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_overhead_in_memory_has_its_keys(tmp_path: Path) -> None:
     options = ("--no-flower", "--scales", "2", "4", "--samples", "20", "--runs", "1")
     found = measured("overhead", tmp_path / "o.json", *options, "--cache-dir", str(tmp_path))
