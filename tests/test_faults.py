@@ -9,6 +9,7 @@ import gzip
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -282,6 +283,20 @@ def test_f4_a_flipped_bit_is_reported_if_it_changes_anything(sound: Path, tmp_pa
     assert found["unchanged, reported"] == 0
 
 
+def test_f4_a_checkpoint_that_claims_another_size_hides_none_behind_it(
+    sound: Path, tmp_path: Path
+) -> None:
+    # One bit makes the first row (1, note) the row (132, NULL), still the first in the file; a
+    # verifier that stops there, or asks for the greatest size, has looked at none of the others.
+    data, head = bytearray(sound.read_bytes()), bytes.fromhex("823b010400847b") + b"rtc-flower/led"
+    at = data.index(head)
+    data[at + 2] ^= 0x80
+    path = tmp_path / "ledger.db"
+    path.write_bytes(data)
+    assert query(path, "SELECT * FROM checkpoint")[0] == (132, None)
+    assert verify(path).summary.startswith("V8 bad: expected a checkpoint of ")
+
+
 @pytest.mark.slow
 def test_f4_a_thousand_flipped_bits(
     sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -533,3 +548,21 @@ def test_a_hundred_thousand_fuzzed_ballots(
         print(f"\nfuzz: 100000 ballots, {taken} accepted, memory grew by {grown / 2**20:.2f} MiB")
     assert taken == 0
     assert grown < 10 * 2**20
+
+
+# -- the page that names these tests ---------------------------------------------------------
+
+
+def test_every_test_that_the_threats_page_names_exists() -> None:
+    page = (HERE.parent / "docs" / "threats.md").read_text()
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", page)
+    assert set(re.findall(r"^\| ([NSF]\d+) \|", page, re.M)) == {
+        *(f"N{i}" for i in range(1, 11)), *(f"S{i}" for i in range(1, 10)),
+        *(f"F{i}" for i in range(1, 8)),
+    }  # fmt: skip
+    missing = [
+        f"{file}::{name}"
+        for file, name in named
+        if not (HERE / file).exists() or f"def {name}(" not in (HERE / file).read_text()
+    ]
+    assert missing == []
