@@ -1,12 +1,13 @@
 # make demo       a real vote through Flower's own processes, from a fresh clone
 # make test       the gate: format, lint, types, tests
 # make test-slow  what takes longer: MNIST, kills, long fuzzing
+# make results    docs/results.md from the JSON files of the benchmarks
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install demo lint test test-slow
+.PHONY: install demo lint results test test-slow
 .DEFAULT_GOAL := test
 
 install: $(STAMP)
@@ -27,7 +28,11 @@ lint: install
 	$(BIN)/mypy tests $(wildcard benchmarks/*.py)
 
 test: lint
-	$(BIN)/python -m pytest -q -m 'not slow'
+	$(BIN)/python -m pytest -q -n 2 -m 'not slow'
 
 test-slow: install
 	$(BIN)/python -m pytest -q -m slow
+
+# The page of figures, from the JSON files that the benchmarks wrote.
+results: install
+	$(BIN)/python benchmarks/results.py
