@@ -26,7 +26,7 @@ from rtc_flower.schema import APPLICATION_ID, SCHEMA_VERSION
 __all__ = ["WriterLock", "connect", "reading", "snapshot", "storage_errors", "write_atomically"]
 
 _BUSY_SECONDS = 60.0
-_MEMORY_LIMIT = 16 * 2**20  # larger snapshots go to a temporary file: verifying needs no more memory
+_MEMORY_LIMIT = 16 * 2**20  # larger snapshots go to a temporary file, which needs no memory
 
 
 class WriterLock:

@@ -178,7 +178,8 @@ class _Verifier:
         self, connection: sqlite3.Connection, report: Report, ledger_id: bytes | None
     ) -> None:
         self.connection, self.report, self.ledger_id = connection, report, ledger_id
-        self.replay, self.covered = Replay(), 0
+        self.replay = Replay()
+        self.covered: int | None = None  # size of the last checkpoint that was read
         self.tables: dict[str, Iterator[tuple[Any, ...]]] = {}
 
     def run(self, held: str | None) -> None:
@@ -327,14 +328,13 @@ class _Verifier:
                 stated.check_stored(note)
             except RtcFlowerError as error:
                 self.report.bad("V7", f"checkpoint {size}: {error}")
-                return
+                continue
             if stated.size != size:
                 self.report.bad("V7", f"checkpoint {size}: it states {stated.size} entries")
-                return
+                continue
             truth = Checkpoint(self.replay.ledger_id, size, self.replay.roots[size])
             if stated != truth:
                 self.report.bad("V7", f"expected {truth}, got {stated}")
-                return
 
     def _cover(self) -> None:
         """V7 and V8, once the whole log was hashed."""
