@@ -28,6 +28,7 @@ ROOT = Path(rtc_flower.__file__).parent
 MODULES = (
     "encoding", "keys", "merkle", "entries", "ballot", "checkpoint", "roster", "samples",
     "stopping", "tasks", "tally", "forks", "consensus", "schema", "files", "signatures", "verify",
+    "receipts",
 )  # fmt: skip
 
 # What a check without a number of its own belongs to. Functions that only writers call, or that
@@ -52,6 +53,9 @@ NUMBERS = {
     "checkpoint.": "V7",
     "signatures.check_signatures": "V5",
     "samples._unpack": "V10",
+    "samples.Samples.decode": "V10",
+    "samples._dtype": "V10",
+    "receipts.KeptReceipt.check": "V13",
     "files._check_identity": "V1",
 }
 _BALLOT = {
