@@ -165,7 +165,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             "pair_nodes": arguments.pair_nodes,
             "pair_samples": arguments.pair_samples,
         },
-        "seeds": [0],
+        "seeds": [],
         "scale": scale,
         "seconds_per_ballot_ratio": per_ballot[-1] / per_ballot[0],
         "replay": replayed(40, 10_000 if arguments.samples >= 1_000 else arguments.samples),

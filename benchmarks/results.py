@@ -62,8 +62,9 @@ def made_by(figures: Figures) -> str:
     m, load = figures["machine"], figures["load_average"]
     seeds = figures["seeds"]
     few = "" if len(seeds) >= 3 else f" **({len(seeds)} of the 3 seeds asked for)**"
+    drawn = f", seeds {', '.join(map(str, seeds))}{few}" if seeds else ""
     return (
-        f"`{figures['command']}`, seeds {', '.join(map(str, seeds))}{few}; "
+        f"`{figures['command']}`{drawn}; "
         f"{m['cores']} cores of {m['processor']}, {m['memory_gib']} GiB, torch {m['torch']}, "
         f"flwr {m['flwr']}; load average {load['before'][0]:.1f} before, {load['after'][0]:.1f} "
         "after."
@@ -88,6 +89,11 @@ def speedup(f: Figures) -> Lines:
         ["the same at equal accuracy", number(f.get("equal_accuracy_speedup"))],
         ["training alone, equal epochs", number(f["training_speedup"])],
         ["central on both cores (wall) over critical path", number(f.get("both_cores_speedup"))],
+        ["critical path, processor s", number(f["critical_path_seconds"], "", 1)],
+        ["of it strategy and ledger", number(f["coordination_seconds"])],
+        ["central, processor s", number(f["central_seconds"], "", 1)],
+        ["central, wall s, as it went", number(f["central_wall_seconds"], "", 1)],
+        ["slowest node, wall s, as it went", number(f["slowest_node_wall_seconds"], "", 1)],
         ["with Flower's latency on this machine", number(f.get("wall_speedup"))],
         ["Flower's latency, wall s", number(f.get("flower_latency_seconds"), "", 1)],
         ["consensus accuracy", percent(f["consensus_accuracy"])],
@@ -100,14 +106,29 @@ def speedup(f: Figures) -> Lines:
         ["message bytes per node, samples included", number(f["network_bytes_per_node"], "", 0)],
         ["disk per node, bytes", number(f["disk_bytes_per_node"], "", 0)],
     ]
-    lines = [pair, "", *table(["median over seeds", ""], rows)]
-    if f.get("wall_speedup_with_longer_training"):
-        grown = ", ".join(
-            f"{times} times: {value:.2f} x"
-            for times, value in f["wall_speedup_with_longer_training"].items()
-        )
-        lines += [f"Flower's latency matters less the longer training takes ({grown}).", ""]
+    lines = [pair, "", *table(["median over seeds", ""], rows), *_latency(f)]
     return lines + _strong_mix(f.get("strong_mix"))
+
+
+def _latency(f: Figures) -> Lines:
+    """What Flower's processes add, and how busy the machine was meanwhile."""
+    flower = f.get("flower")
+    if flower is None:
+        return []
+    grown = ", ".join(
+        f"{times} times as long: {value:.2f} x"
+        for times, value in f["wall_speedup_with_longer_training"].items()
+    )
+    return [
+        f"Flower's latency is one task of {flower['nodes']} real SuperNodes that compute nothing: "
+        "a process started for each, all on this one machine, which imports torch and reads MNIST, "
+        f"and polling. It was {flower['flower_latency_seconds']:.1f} s at a load average of "
+        f"{flower['load']:.1f}, which says more about the load than about Flower. It matters less "
+        f"the longer training takes ({grown}). Everything on the loopback wire, programs' "
+        f"starts and polling included, was {flower['loopback_bytes'] / flower['nodes'] / 1e6:.2f} "
+        "MB per node.",
+        "",
+    ]
 
 
 def _strong_mix(strong: Figures | None) -> Lines:

@@ -147,7 +147,7 @@ def _speedup(figures: Figures, axes: list[Any]) -> None:
     )
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title, fontsize=9)
-        axis.set(xlabel="seconds")
+        axis.set(xlabel="wall seconds, machine shared")
         axis.legend(fontsize=8)
 
 
