@@ -433,7 +433,7 @@ def bad_samples() -> Iterable[Vector]:
         "inside": b"no sample set",
         "left-over": number + b"\x00\x01a\x00\x01b" + b"\x00" + b"\x00",
         "id-utf8": number + b"\x00\x01a\x00\x01\xff" + b"\x00",
-        "type": features + b"|V1\x01" + number + b"ab",
+        "type": features + b">u2\x01" + number + b"abcd",
         "no-type": features + b"!!!\x01" + number + b"ab",
         "ids": number[:3] + b"\x01" + b"\x00\x01a" + b"\x03|u1\x01" + number + b"ab",
         "features": number + b"\x00\x01a\x00\x01b" + b"\x03|u1\x01" + number + b"a",
@@ -727,6 +727,7 @@ def bad_held() -> Iterable[Vector]:
         "V11-root": d.signed_note(size=2, root=ZEROS),
         "V11-rolled-back": d.signed_note(size=size + 1, root=ZEROS),
         "V11-ledger": other,
+        "V11-size-zero": d.signed_note(size=2).replace("\n2\n", "\n02\n"),
         "V11-rubbish": "rubbish",
         "V11-empty": "",
     }

@@ -31,6 +31,7 @@ BACKED = {
     "checkpoint.Checkpoint.parse#0": ("checkpoint.Checkpoint.parse#2",),
     "samples._unpack#0": ("samples._unpack#1",),
     "verify._Verifier._checkpoints#1": ("verify._Verifier._checkpoints#2",),
+    "receipts.KeptReceipt.check_in~entries": ("receipts.KeptReceipt.check_in~found another",),
     "receipts.KeptReceipt.check_in~another ledger": (
         "receipts.KeptReceipt.check_in~found another",
     ),

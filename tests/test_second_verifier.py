@@ -137,7 +137,10 @@ def test_specification_shows_the_schema_that_the_vectors_use() -> None:
 
 # -- mutated ledgers --------------------------------------------------------------------------
 
-BASES = ("certain-arrival", "absent-late", "waves", "abort", "certified", "rotated", "evidence")
+BASES = (
+    "certain-arrival", "absent-late", "waves", "abort", "certified", "rotated", "evidence",
+    "no-blocks",
+)  # fmt: skip
 _GEOMETRY = (57, 63)  # n and k in a TASK leaf: large ones cost both verifiers gigabytes
 
 
