@@ -242,8 +242,8 @@ def stopping(f: Figures) -> Lines:
     ]
     lines += table(["electorate", "rule", "Sybils win if first", "in random order"], attacks)
     lines += [
-        "Sybils win here where their class is the outcome; in about 2 % of samples the honest nodes "
-        "err so by themselves. 15 Sybils are too few for a lead of 21. In the order of invitation, "
+        "Sybils win where their class is the outcome; on about 2 % of samples honest nodes alone "
+        "err that way. 15 Sybils are too few for a lead of 21. In the order of invitation, "
         "which no node can choose, no rule is fooled; first in line, 15 fool `certified`, which is "
         "why the ledger refuses it with the order of arrival.",
         "",
@@ -450,7 +450,8 @@ def fair(found: dict[str, Figures]) -> str:
             f"{number(f.get('equal_accuracy_speedup'), '', 2)} times at equal accuracy; together "
             f"they use {f['total_node_cpu_seconds']:.0f} processor seconds against "
             f"{f['central_cpu_seconds']:.0f}, and the vote ends at "
-            f"{percent(f['consensus_accuracy'])} and the central model at {percent(f['central_accuracy'])}."
+            f"{percent(f['consensus_accuracy'])} and the central model at "
+            f"{percent(f['central_accuracy'])}."
         )
     f = found.get("accuracy")
     if f:
