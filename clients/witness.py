@@ -217,17 +217,15 @@ class Witness:
                 )
 
     def _missing(self, key: SigningKey, leaves: list[bytes]) -> str:
-        """Name the ballots that this node signed and that a full audit did not find."""
+        """Name the ballots that this node signed and that the server did not show it."""
+        kept = sorted(self._directory.glob("*.ballot"))
         if not leaves:
-            return ""
+            bare = [path.stem for path in kept if not path.with_suffix(".receipt").exists()]
+            return f"no receipt for my ballot for task {', '.join(bare)}" if bare else ""
         entries = (decode_leaf(leaf)[0] for leaf in leaves)
         ballots = (entry.header for entry in entries if isinstance(entry, Ballot))
         stored = {header.task_id for header in ballots if header.voter == key.public}
-        lost = [
-            path.stem
-            for path in sorted(self._directory.glob("*.ballot"))
-            if bytes.fromhex(path.stem) not in stored
-        ]
+        lost = [path.stem for path in kept if bytes.fromhex(path.stem) not in stored]
         return f"my ballot is not in the log for task {', '.join(lost)}" if lost else ""
 
     # -- replica --------------------------------------------------------------------------

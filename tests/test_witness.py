@@ -253,6 +253,6 @@ def test_a_newer_entry_is_not_cosigned(tmp_path: Path) -> None:
 
 def test_garbage_in_a_request_is_an_error_and_no_cosignature(node: Node) -> None:
     for change in ({"entries": b"\x00\x00\x00\x09x"}, {"receipts": b"x"}):
-        with pytest.raises(FormatError):
-            node.audit(replace(node.request(), **change))  # type: ignore[arg-type]
+        reply = node.audit(replace(node.request(), **change))  # type: ignore[arg-type]
+        assert (reply.verdict, reply.cosignature) == ("V2", "")
         assert node.witness.replica() == []
