@@ -107,8 +107,8 @@ class Checkpoint:
         name, body = origin_of(checkpoint.ledger_id), checkpoint.body()
         wanted = _key_hash(name, key)
         for line in note.partition("\n\n")[2].split("\n"):
-            if line.startswith(f"{_DASH}{name} "):
-                blob = _unbase64(line.rsplit(" ", 1)[1], "signature")
+            if line.startswith(prefix := f"{_DASH}{name} "):
+                blob = _unbase64(line.removeprefix(prefix), "signature")
                 if blob[:4] == wanted:
                     check_signature(key, blob[4:], body.encode())
                     return checkpoint

@@ -10,7 +10,13 @@ from rtc_flower.ballot import Ballot
 from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.encoding import Reader
 from rtc_flower.entries import encode_leaf
-from rtc_flower.errors import FormatError, RtcFlowerError, UnsupportedError
+from rtc_flower.errors import (
+    FormatError,
+    LedgerError,
+    LedgerFormatError,
+    RtcFlowerError,
+    UnsupportedError,
+)
 from rtc_flower.files import reading
 from rtc_flower.merkle import leaf_hash, verify_inclusion
 from rtc_flower.textfiles import encode_fields, read_fields
@@ -169,7 +175,12 @@ def check_receipts(report: Report, ledger: Path, receipts: Sequence[KeptReceipt]
     for receipt in receipts:
         try:
             receipt.check_in(ledger)
-        except UnsupportedError as error:
+        except LedgerFormatError as error:
+            if isinstance(error, UnsupportedError):
+                step.detail = str(error)
+                return
+            report.bad("V13", str(error))
+        except LedgerError as error:  # locked, or not to be read as it is: cannot say
             step.detail = str(error)
             return
         except RtcFlowerError as error:

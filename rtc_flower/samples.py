@@ -19,6 +19,7 @@ MAX_BYTES = 2**31
 """Most bytes that a sample set may take unpacked."""
 
 _KINDS = "buif"
+_WIDEST = 8  # bytes; what is wider is laid out by the platform
 _LONGEST_ID = 2**16 - 1
 
 
@@ -47,7 +48,8 @@ class Samples:
             raise TaskError("a task needs at least one sample: features, ids or both; got none")
         if self.features is None:
             return
-        if self.features.ndim < 1 or self.features.dtype.kind not in _KINDS:
+        kind, width = self.features.dtype.kind, self.features.dtype.itemsize
+        if self.features.ndim < 1 or kind not in _KINDS or width > _WIDEST:
             raise TaskError(
                 f"features must be a numeric array (n, ...), got {self.features.dtype} "
                 f"of shape {self.features.shape}"
@@ -125,7 +127,7 @@ def _dtype(name: str) -> np.dtype[Any]:
         dtype = np.dtype(name)
     except TypeError as error:
         raise FormatError(f"expected a numeric type, got {name!r}") from error
-    if dtype.kind not in _KINDS or dtype.str != name or name[0] == ">":
+    if dtype.kind not in _KINDS or dtype.itemsize > _WIDEST or dtype.str != name or name[0] == ">":
         raise FormatError(f"expected a little-endian numeric type, got {name!r}")
     return dtype
 
