@@ -30,6 +30,13 @@ def main(grid: Grid, context: Context) -> None:
         wait_seconds=float(config["wait-seconds"]),
         deadline=float(config["deadline"]),
         rule=str(config["rule"]),
+        order=str(config["order"]) or None,
+        inv_delta=int(config["inv-delta"]),
+        lead=int(config["lead"]),
+        min_ballots=int(config["min-ballots"]),
+        close_when=float(config["close-when"]),
+        wave_size=int(config["wave-size"]) or None,
+        invite_ahead=int(config["invite-ahead"]),
         audit=str(config["audit"]),
         on_event=EventFile(str(config["events"])),
     )
@@ -39,6 +46,6 @@ def main(grid: Grid, context: Context) -> None:
         accuracy = (decided.outcomes.classes == part.y).mean()
         print(
             f"task {decided.number}: {len(part.y)} samples decided by {len(decided.ballots)} "
-            f"ballots, {accuracy:.2%} right, cosigned by {decided.cosigned[0]} nodes; "
-            f"ledger {result.ledger}"
+            f"ballots, {accuracy:.2%} right, cosigned by {decided.cosigned[0]} nodes, "
+            f"{len(decided.idle)} nodes stayed idle; ledger {result.ledger}"
         )
