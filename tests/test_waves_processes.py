@@ -6,14 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from real_votes import MNIST_VOTE, Vote
+from real_votes import MNIST_VOTE, Value, Vote
 
 from rtc_flower.deployment import Deployment
 from rtc_flower.reading import list_tasks, votes_of
 from rtc_flower.verify import verify
 
 MODELS = ["svm", "knn", "forest", "logistic", "svm", "knn"]
-WAVES = {"rule": "certified", "wave-size": 2, "close-when": 0.6, "inv-delta": 2, "audit": "off"}
+WAVES: dict[str, Value] = {
+    "rule": "certified",
+    "wave-size": 2,
+    "close-when": 0.6,
+    "inv-delta": 2,
+    "audit": "off",
+}
 
 
 def assert_idle(ledger: Path) -> None:

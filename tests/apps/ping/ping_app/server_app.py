@@ -29,6 +29,6 @@ def main(grid: Grid, context: Context) -> None:
             sent.remove(reply.metadata.reply_to_message_id)
             replies += reply.has_content()
             told = reply.content["config"]["answer"] if reply.has_content() else reply.error
-            print(f"reply {told}", flush=True)
+            print("reply", told, flush=True)
         time.sleep(0.2)
     print("server finished", flush=True)
