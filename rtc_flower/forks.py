@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import sha256
+from struct import iter_unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,7 @@ _BLOCK = np.dtype(
     ]
 )
 _TIP = np.dtype([("sample", ">u4"), ("cls", ">u2"), ("height", ">u4"), ("tip", "V32")])
-_SIZE = _BLOCK.itemsize  # 90 bytes: two SHA-256 blocks
+_BYTES = f"{_BLOCK.itemsize}s"  # 90 bytes: two SHA-256 blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +95,7 @@ class Forks:
         records["height"] = heights
         records["parent"] = self._tip[slots]
         records["ballot"] = np.frombuffer(ballot_id, "V32")
-        view = memoryview(records.tobytes())
-        hashes = [sha256(view[i : i + _SIZE]).digest() for i in range(0, len(view), _SIZE)]
+        hashes = [sha256(block).digest() for (block,) in iter_unpack(_BYTES, records.tobytes())]
         self._tip[slots] = np.frombuffer(b"".join(hashes), "V32")
         self._lead(samples, classes, heights)
         return Blocks(samples, classes, hashes)

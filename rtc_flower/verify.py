@@ -313,8 +313,9 @@ class _Verifier:
                 if not self.blocks:
                     continue
             stored = list(islice(self.tables[table], len(rows)))  # fetchmany(0) means all
-            if stored != rows:
-                self.report.bad("V9", _difference(table, stored, list(rows)))
+            expected = list(rows)
+            if stored != expected:
+                self.report.bad("V9", _difference(table, stored, expected))
 
     def _checkpoints(self) -> None:
         """V7 for every stored checkpoint that the log read so far reaches."""
