@@ -174,7 +174,7 @@ class ProofOfPrediction(Strategy):
     wave_size : int, optional
         Nodes invited at a time; everyone at once by default.
     invite_ahead : int
-        Further waves invited while a silent node holds the count up.
+        Further waves invited while a node that has used half its time holds the count up.
     audit : str
         ``off``; ``light``: nodes check their receipts and that the log continues what they have
         seen; ``full``: they get every entry, repeat every decision and cosign.

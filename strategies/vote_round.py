@@ -50,7 +50,7 @@ class VoteRound:
     wave_size : int or None
         Ranks invited at a time; everyone at once by default.
     invite_ahead : int
-        Waves that may be out while a silent voter of low rank holds the count up.
+        Further waves while a voter of low rank that has used half its time holds the count up.
     clock : callable
         Monotonic seconds.
     bundle : bytes
@@ -133,9 +133,11 @@ class VoteRound:
                 self._until.setdefault(voter, until)
 
     def _held_up(self) -> bool:
-        """Whether voters have settled whom an unsettled one of lower rank keeps from counting."""
+        """Whether a voter that has used half its time keeps settled ones from being counted."""
         tally = self._tally
-        if not tally.task.by_invitation or not tally.invited:
+        if not tally.task.by_invitation or tally.passed >= tally.invited:
+            return False
+        if self._clock() < self._until[tally.ranks[tally.passed]] - self._deadline / 2:
             return False
         return any(tally.is_settled(voter) for voter in tally.ranks[tally.passed : tally.invited])
 
