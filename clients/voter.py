@@ -179,15 +179,15 @@ def _choose(contracts: Mapping[str, Contract], task: Task) -> Contract:
 def _write_once(path: Path, content: bytes) -> bytes:
     """Store ``content`` unless something is stored already; return what is stored."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    with open(temporary, "xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
     try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):
             os.link(temporary, path)
-    finally:
-        temporary.unlink()
+    finally:  # a full disk leaves no scrap behind
+        temporary.unlink(missing_ok=True)
     return path.read_bytes()
 
 
