@@ -8,8 +8,6 @@ log and takes effect with the next task.
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,26 +15,13 @@ from pathlib import Path
 from rtc_flower.encoding import Reader
 from rtc_flower.entries import Enrolment, EntryType, decode_leaf
 from rtc_flower.errors import FormatError, KeyFormatError, LedgerError, LedgerFormatError
-from rtc_flower.files import reading
+from rtc_flower.files import reading, sync_directory
 from rtc_flower.keys import SigningKey, load_or_create_key
 from rtc_flower.ledger import Ledger
-from rtc_flower.maintenance import sync_directory
 from rtc_flower.roster import Member, MemberState, Roster
+from rtc_flower.state import adopt, next_key, open_ledger
 from rtc_flower.textfiles import encode_fields, read_fields
 from rtc_flower.wire import read_genesis
-
-__all__ = [
-    "RosterRequest",
-    "SignedRoster",
-    "apply_roster",
-    "change_roster",
-    "changed",
-    "load_key",
-    "make_key",
-    "open_ledger",
-    "open_state",
-    "rotate_server_key",
-]
 
 Named = Iterable[tuple[str, bytes]]
 
@@ -76,41 +61,6 @@ def load_key(path: Path) -> SigningKey:
 # -- the server's key ------------------------------------------------------------------------
 
 
-def _next_key(state_dir: Path) -> Path:
-    return state_dir / "server.key.new"
-
-
-def open_ledger(state_dir: Path, *, head_file: Path | None = None) -> Ledger:
-    """Open the ledger of a server's state directory; make key and ledger when there is none.
-
-    A rotation that was interrupted after the log named the new key is finished first.
-
-    Raises
-    ------
-    LedgerError
-        As `Ledger`.
-    """
-    key, path = load_or_create_key(state_dir / "server.key"), state_dir / "ledger.db"
-    if not path.exists():
-        return Ledger.create(path, key, head_file=head_file)
-    try:
-        return Ledger(path, key, head_file=head_file)
-    except LedgerError:
-        if not _next_key(state_dir).exists():
-            raise
-        with contextlib.suppress(LedgerError):
-            ledger = Ledger(path, SigningKey.load(_next_key(state_dir)), head_file=head_file)
-            _adopt(state_dir)
-            return ledger
-        raise
-
-
-def _adopt(state_dir: Path) -> None:
-    """Let the new key, which the log names, take the old one's place."""
-    os.replace(_next_key(state_dir), state_dir / "server.key")
-    sync_directory(state_dir)
-
-
 def rotate_server_key(state_dir: Path, *, head_file: Path | None = None) -> SigningKey:
     """Make a new server key and let it sign from the next checkpoint on.
 
@@ -123,11 +73,11 @@ def rotate_server_key(state_dir: Path, *, head_file: Path | None = None) -> Sign
         If there is no ledger, or it cannot be written.
     """
     with open_state(state_dir, head_file=head_file) as ledger:
-        key = load_or_create_key(_next_key(state_dir))
+        key = load_or_create_key(next_key(state_dir))
         sync_directory(state_dir)
         ledger.rotate_key(key)
         # Committed: the old key signs nothing any more, whatever happens from here on.
-        _adopt(state_dir)
+        adopt(state_dir)
     return key
 
 

@@ -10,8 +10,6 @@ from rtc_flower.encoding import TAG_HEADER, TAG_VOTES, Reader, digest, pack_text
 from rtc_flower.errors import FormatError
 from rtc_flower.keys import SigningKey, check_signature
 
-__all__ = ["HEADER_SIZE", "MAX_META", "Ballot", "Header", "ballot_size", "encode_meta", "sign"]
-
 HEADER_SIZE = 16 + 4 * 32 + 4 + 32 + 8 + 32
 _SALT_SIZE = 16
 _MAX_DESCRIPTION = 200

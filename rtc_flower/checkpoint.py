@@ -11,8 +11,6 @@ from rtc_flower.encoding import u64
 from rtc_flower.errors import FormatError, SignatureError
 from rtc_flower.keys import SigningKey, check_signature
 
-__all__ = ["Checkpoint", "origin_of", "witness_name"]
-
 _ED25519 = b"\x01"
 _COSIGNATURE = b"\x04"
 _DASH = "\u2014 "

@@ -15,31 +15,6 @@ import numpy.typing as npt
 
 from rtc_flower.errors import FormatError
 
-__all__ = [
-    "MAX_CLASSES",
-    "TAG_BLOCK",
-    "TAG_DECLINE",
-    "TAG_ENTRY",
-    "TAG_HEADER",
-    "TAG_HELLO",
-    "TAG_OUTCOMES",
-    "TAG_RANKS",
-    "TAG_ROSTER",
-    "TAG_SAMPLES",
-    "TAG_SERVER_KEY",
-    "TAG_TIPS",
-    "TAG_VOTES",
-    "Reader",
-    "VoteCodec",
-    "digest",
-    "pack_bits",
-    "pack_text",
-    "u16",
-    "u32",
-    "u64",
-    "unpack_bits",
-]
-
 TAG_ENTRY = b"rtc-flower entry"
 TAG_HEADER = b"rtc-flower heads"
 TAG_VOTES = b"rtc-flower votes"

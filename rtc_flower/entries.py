@@ -27,29 +27,6 @@ from rtc_flower.errors import FormatError, UnsupportedError
 from rtc_flower.roster import Roster
 from rtc_flower.stopping import Order, Rule, StopRule
 
-__all__ = [
-    "FORMAT_VERSION",
-    "AbsenceReason",
-    "Absent",
-    "Close",
-    "CloseReason",
-    "Enrolment",
-    "Entry",
-    "EntryType",
-    "Evidence",
-    "Genesis",
-    "Invite",
-    "Refusal",
-    "Refused",
-    "ServerKey",
-    "Task",
-    "Unknown",
-    "decode_leaf",
-    "electorate_bits",
-    "encode_leaf",
-    "type_number",
-]
-
 FORMAT_VERSION = 1
 _E = TypeVar("_E", bound=IntEnum)
 

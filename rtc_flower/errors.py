@@ -25,25 +25,6 @@ A bug (a call in the wrong order) is a ``RuntimeError``; mathematical functions 
 
 from __future__ import annotations
 
-__all__ = [
-    "BallotError",
-    "ContractError",
-    "DataError",
-    "DeploymentError",
-    "FormatError",
-    "KeyFormatError",
-    "LedgerError",
-    "LedgerFormatError",
-    "LedgerFullError",
-    "LedgerLockedError",
-    "QuorumError",
-    "ReplayError",
-    "RtcFlowerError",
-    "SignatureError",
-    "TaskError",
-    "UnsupportedError",
-]
-
 
 class RtcFlowerError(Exception):
     """Root of every error of this package."""

@@ -188,6 +188,15 @@ def write_atomically(path: Path, text: str) -> None:
         raise LedgerError(f"{path}: cannot be written ({error.strerror})") from error
 
 
+def sync_directory(path: Path) -> None:
+    """Make names in a directory survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def check_seen(note: str, replay: Replay, *, source: str) -> None:
     """Refuse a ledger that is older than a checkpoint of it, or has another history.
 

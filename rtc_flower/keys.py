@@ -17,8 +17,6 @@ from cryptography.hazmat.primitives.serialization import (
 
 from rtc_flower.errors import KeyFormatError, SignatureError
 
-__all__ = ["SigningKey", "check_public_key", "check_signature", "load_or_create_key"]
-
 _P = 2**255 - 19
 _D = -121665 * pow(121666, -1, _P) % _P
 # y coordinates of the points of order 1, 2, 4 and 8; both signs of x are refused.

@@ -22,11 +22,16 @@ from rtc_flower.errors import (
     RtcFlowerError,
     UnsupportedError,
 )
-from rtc_flower.files import WriterLock, check_head, connect, reading, storage_errors
+from rtc_flower.files import (
+    WriterLock,
+    check_head,
+    connect,
+    reading,
+    storage_errors,
+    sync_directory,
+)
 from rtc_flower.schema import DERIVED, create, derive, keeps_blocks, leave_blocks_out
 from rtc_flower.verify import Report, verify
-
-__all__ = ["backup", "repair", "restore", "sync_directory"]
 
 _KEPT = {
     "entry": ("idx", "leaf"),
@@ -34,15 +39,6 @@ _KEPT = {
     "samples": ("task", "data"),
     "cosignature": ("size", "key", "line"),
 }
-
-
-def sync_directory(path: Path) -> None:
-    """Make names in a directory survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def repair(path: Path, *, blocks: bool | None = None) -> Report:

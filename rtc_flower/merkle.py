@@ -7,16 +7,6 @@ from hashlib import sha256
 
 from rtc_flower.errors import FormatError
 
-__all__ = [
-    "Tree",
-    "consistency_proof",
-    "inclusion_proof",
-    "leaf_hash",
-    "tree_root",
-    "verify_consistency",
-    "verify_inclusion",
-]
-
 _EMPTY = sha256(b"").digest()
 
 

@@ -23,8 +23,6 @@ from rtc_flower.textfiles import encode_fields, read_fields
 from rtc_flower.verify import Report, Step
 from rtc_flower.wire import read_genesis, server_key_of
 
-__all__ = ["KeptReceipt", "check_receipts"]
-
 _FIELDS = {
     "genesis": str,
     "rotations": str,

@@ -10,8 +10,6 @@ from rtc_flower.encoding import TAG_ROSTER, Reader, pack_text, u32
 from rtc_flower.errors import FormatError
 from rtc_flower.keys import SigningKey, check_public_key, check_signature
 
-__all__ = ["Member", "MemberState", "Roster"]
-
 
 class MemberState(IntEnum):
     """Whether a member may be counted by tasks posted from now on. Revoked is final."""

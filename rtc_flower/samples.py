@@ -13,8 +13,6 @@ import numpy.typing as npt
 from rtc_flower.encoding import TAG_SAMPLES, Reader, digest, pack_text, u16, u32
 from rtc_flower.errors import FormatError, TaskError
 
-__all__ = ["MAX_BYTES", "Samples", "samples_hash"]
-
 MAX_BYTES = 2**31
 """Most bytes that a sample set may take unpacked."""
 

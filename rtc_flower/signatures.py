@@ -10,8 +10,6 @@ from rtc_flower.errors import SignatureError
 from rtc_flower.keys import SigningKey, check_signature
 from rtc_flower.roster import Roster
 
-__all__ = ["SIGNED_BY_SERVER", "check_signatures", "hand_over"]
-
 SIGNED_BY_SERVER = "V6"
 """Step of verification for rosters and server keys; ballots and evidence are step V5."""
 

@@ -10,8 +10,6 @@ from rtc_flower.errors import ReplayError, TaskError, UnsupportedError
 from rtc_flower.roster import Roster
 from rtc_flower.stopping import Order, Rule
 
-__all__ = ["MAX_COUNTS", "MAX_SAMPLES", "check_parameters", "check_task"]
-
 MAX_SAMPLES = 2**31 - 1
 MAX_COUNTS = 2**28
 """Most samples times classes: a gigabyte of counts. A task beyond it is split."""

@@ -9,8 +9,6 @@ from typing import Any
 
 from rtc_flower.errors import FormatError, UnsupportedError
 
-__all__ = ["encode_fields", "read_fields", "read_text"]
-
 _MAX_BYTES = 64 * 2**20  # a receipt holds a ballot; nothing else here is larger
 
 

@@ -16,26 +16,6 @@ from rtc_flower.errors import FormatError
 from rtc_flower.keys import SigningKey, check_signature
 from rtc_flower.merkle import leaf_hash
 
-__all__ = [
-    "RECORD",
-    "SAMPLES",
-    "AuditReply",
-    "AuditRequest",
-    "BallotReply",
-    "Declined",
-    "HelloReply",
-    "HelloRequest",
-    "SentReceipt",
-    "VoteRequest",
-    "join_hashes",
-    "join_leaves",
-    "read_genesis",
-    "read_task",
-    "server_key_of",
-    "split_hashes",
-    "split_leaves",
-]
-
 RECORD = "rtc"
 """Name of the record that carries a message."""
 SAMPLES = "samples"

@@ -22,10 +22,10 @@ from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from rtc_flower.admin import open_ledger
 from rtc_flower.errors import QuorumError, TaskError
 from rtc_flower.ledger import Ledger, Posting
 from rtc_flower.samples import Samples
+from rtc_flower.state import open_ledger
 from rtc_flower.stopping import Order, Rule
 from rtc_flower.strategies.audit_round import Audited, AuditRound
 from rtc_flower.strategies.collector import Collector, Reply

@@ -17,7 +17,7 @@ from rtc_flower.encoding import (
 )
 from rtc_flower.errors import FormatError
 
-TAGS = {name: getattr(encoding, name) for name in encoding.__all__ if name.startswith("TAG_")}
+TAGS = {name: getattr(encoding, name) for name in vars(encoding) if name.startswith("TAG_")}
 
 
 def test_tags_are_distinct_sixteen_byte_ascii_strings() -> None:

@@ -15,6 +15,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MAPPED = {"rtc_flower/clients": "clients", "rtc_flower/strategies": "strategies"}
 CORE = ("rtc_flower.verify", "rtc_flower.ledger")
+PATH = (*CORE, "rtc_flower.receipts", "rtc_flower.wire", "rtc_flower.clients.app",
+        "rtc_flower.strategies.proof_of_prediction")  # fmt: skip
 FORBIDDEN = ("clients", "strategies", "rtc_flower.clients", "rtc_flower.strategies", "torch",
              "scipy", "sklearn", "flwr", "ray")  # fmt: skip
 
@@ -69,7 +71,8 @@ def test_nobody_imports_the_top_level_folders() -> None:
 
 
 @pytest.mark.parametrize("path", sources(), ids=module_name)
-def test_public_names_are_listed_sorted_and_true(path: Path) -> None:
+def test_a_list_of_public_names_is_sorted_and_true(path: Path) -> None:
+    """A package lists its names; in a module a leading underscore makes a name private."""
     tree = ast.parse(path.read_text())
     assigned = [
         node.value
@@ -78,9 +81,8 @@ def test_public_names_are_listed_sorted_and_true(path: Path) -> None:
         and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets)
     ]
     if not assigned:
-        defined = (ast.FunctionDef, ast.ClassDef)
-        public = [n.name for n in tree.body if isinstance(n, defined) and n.name[0] != "_"]
-        assert public == [], f"{path}: __all__ is missing"
+        brought = [n for n in tree.body if isinstance(n, ast.ImportFrom)]
+        assert path.name != "__init__.py" or brought == [], f"{path}: __all__ is missing"
         return
     names = ast.literal_eval(assigned[0])
     constants = sorted(n for n in names if n.isupper())
@@ -126,11 +128,15 @@ def code_lines(path: Path) -> int:
 
 
 def test_the_core_does_not_grow_past_its_bound() -> None:
-    """The aim was 2,500 lines: docs/adr/0008 says why it is missed. The bound only goes down."""
-    voting = (*CORE, "rtc_flower.wire", "rtc_flower.receipts")
-    loaded = {m for module in voting for m in loaded_by(module) if m.startswith("rtc_flower")}
-    counts = {path: code_lines(path) for path in sources() if module_name(path) in loaded}
-    assert len(counts) == len(loaded)
+    """The core: what voting and verifying import, without clients and strategies themselves.
+
+    The aim is 2,500 lines: docs/adr/0008. The bound only goes down.
+    """
+    loaded = {m for module in PATH for m in loaded_by(module)}
+    core = {m for m in loaded if m.startswith("rtc_flower.") and m.count(".") == 1}
+    core -= {link.replace("/", ".") for link in MAPPED}
+    counts = {module_name(p): code_lines(p) for p in sources() if module_name(p) in core}
+    assert set(counts) == core
     total = sum(counts.values())
-    print(f"the core has {total} lines of code in {len(counts)} modules")
-    assert 1000 < total < 3350
+    print(f"the core has {total} lines of code in {len(counts)} modules: {counts}")
+    assert 1000 < total <= 3260
