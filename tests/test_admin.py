@@ -98,7 +98,7 @@ def test_a_crash_in_a_rotation_leaves_a_key_that_opens(
         if after == "key file":
             patch.setattr(Ledger, "rotate_key", die)
         else:
-            patch.setattr("rtc_flower.admin._adopt", die)
+            patch.setattr("rtc_flower.admin.adopt", die)
         with pytest.raises(_DiedError):
             rotate_server_key(tmp_path)
     waiting = load_key(tmp_path / "server.key.new").public
