@@ -18,7 +18,6 @@ from rtc_flower.admin import (
     changed,
     load_key,
     make_key,
-    open_ledger,
     open_state,
     rotate_server_key,
 )
@@ -36,6 +35,7 @@ from rtc_flower.errors import (
 from rtc_flower.keys import SigningKey
 from rtc_flower.ledger import Ledger
 from rtc_flower.roster import MemberState, Roster
+from rtc_flower.state import open_ledger
 from rtc_flower.strategies.proof_of_prediction import ProofOfPrediction
 from rtc_flower.verify import verify
 
