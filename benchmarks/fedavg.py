@@ -3,7 +3,8 @@
 Flower's own FedAvg, the same ten nodes, parts and CNN as `speedup.py`, one local epoch a round.
 Both run over the in-memory grid, where every Message is serialised to count its bytes; the samples
 to decide, which only the vote sends, have a column of their own. Seconds are processor seconds of
-the slowest node plus those of the server, as if every node had a machine.
+the slowest node plus those of the server, as if every node had a machine. Then both run once with
+real processes, to count everything on the wire.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from flwr.serverapp.strategy import FedAvg
 from speedup import NODES, Bench
 from torch import nn
 from torch.nn import functional
+from wire import deployed
 
 from rtc_flower.clients.data import Dataset, Samples, partition
 from rtc_flower.clients.models import networks
@@ -57,19 +59,22 @@ class Client:
         @app.train()
         def train(message: Message, context: Context) -> Message:
             begin = time.process_time()
-            arrays = message.content["arrays"]
-            assert isinstance(arrays, ArrayRecord)
-            model = network(0)
-            model.load_state_dict(arrays.to_torch_state_dict())
-            self._epoch(model)
-            metrics = MetricRecord({"num-examples": len(self._y)})
-            trained = ArrayRecord(model.state_dict())
-            content = RecordDict({"arrays": trained, "metrics": metrics})
-            reply = Message(content, reply_to=message)
+            reply = self.train(message)
             self.seconds.append(time.process_time() - begin)
             return reply
 
         return app
+
+    def train(self, message: Message) -> Message:
+        """Answer the weights of a message with those after one epoch."""
+        arrays = message.content["arrays"]
+        assert isinstance(arrays, ArrayRecord)
+        model = network(0)
+        model.load_state_dict(arrays.to_torch_state_dict())
+        self._epoch(model)
+        metrics = MetricRecord({"num-examples": len(self._y)})
+        content = RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics})
+        return Message(content, reply_to=message)
 
     def _epoch(self, model: nn.Module) -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM)
@@ -193,6 +198,31 @@ def compared(vote: dict[str, Any], rounds: list[dict[str, float]]) -> dict[str, 
     }
 
 
+def on_the_wire(
+    arguments: argparse.Namespace, cache: Cache, rows: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Run both methods once with real processes, FedAvg for the rounds it needed."""
+    needed = [row["at_vote_accuracy"]["round"] or arguments.rounds for row in rows]
+    rounds = int(np.median(needed))
+    found = {}
+    for method in ("vote", "fedavg"):
+        settings = {"nodes": arguments.nodes, "size": arguments.size, "seed": arguments.seeds[0]}
+        settings |= {"rounds": rounds} if method == "fedavg" else {}
+        found[method] = cache.result(
+            f"fedavg-wire-{method}",
+            settings,
+            lambda method=method: deployed(  # type: ignore[misc]
+                method,
+                nodes=arguments.nodes,
+                size=arguments.size,
+                seed=arguments.seeds[0],
+                rounds=rounds,
+                data_dir=arguments.data_dir,
+            ),
+        )
+    return found
+
+
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Both methods on every seed."""
     cache = Cache(arguments.cache_dir)
@@ -219,6 +249,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     rows = list(by_seed.values())
     return {
         "benchmark": "fedavg",
+        "on_the_wire": None if arguments.no_flower else on_the_wire(arguments, cache, rows),
         "settings": {**chosen, "epochs": arguments.epochs, "rate": RATE, "momentum": MOMENTUM},
         "seeds": arguments.seeds,
         "vote_accuracy": spread([row["vote"]["accuracy"] for row in rows]),
@@ -239,6 +270,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--samples", type=int, default=10_000, help="to decide (%(default)s)")
     parser.add_argument("--epochs", type=int, default=8, help="of the vote (%(default)s)")
     parser.add_argument("--rounds", type=int, default=20, help="of FedAvg (%(default)s)")
+    parser.add_argument("--no-flower", action="store_true", help="no run of Flower's processes")
     return parser
 
 

@@ -123,6 +123,8 @@ class Node:
         Port of its local Runtime API; a free one when left out.
     late : bool
         Not started with the others, but by `Deployment.start_node`.
+    superlink : str, optional
+        ``host:port`` that it connects to instead of the SuperLink's own: a proxy or tunnel to it.
     """
 
     config: Mapping[str, Value] = field(default_factory=dict)
@@ -130,6 +132,7 @@ class Node:
     python_path: Sequence[str | Path] = ()
     port: int | None = None
     late: bool = False
+    superlink: str | None = None
 
 
 class Deployment:
@@ -384,7 +387,8 @@ class Deployment:
 
     def _launch_node(self, index: int) -> None:
         node = self.nodes[index]
-        flags = ["--insecure", "--superlink", self.address, "--port", str(self._ports[index])]
+        superlink = node.superlink or self.address
+        flags = ["--insecure", "--superlink", superlink, "--port", str(self._ports[index])]
         flags += ["--node-config", render_config(node.config)] if node.config else []
         folders = [str(Path(folder).resolve()) for folder in node.python_path]
         inherited = node.env.get("PYTHONPATH") or os.environ.get("PYTHONPATH")

@@ -114,7 +114,7 @@ def test_speedup_and_fedavg_have_their_keys(tmp_path: Path, cache: Path, mnist: 
     wanted += " central_peak_rss_mib network_bytes_per_node disk_bytes_per_node"
     assert all(found[key] > 0 for key in wanted.split())
     assert len(found["by_seed"]["0"]["series"]["node"]) > 0
-    averaged = measured("fedavg", tmp_path / "f.json", *options, "--rounds", "2")
+    averaged = measured("fedavg", tmp_path / "f.json", *options, "--rounds", "2", "--no-flower")
     sent = averaged["vote_bytes_per_node"]
     assert sent["ballot_up"] < sent["samples_down"]
     first, last = averaged["by_seed"]["0"]["fedavg"][1:]
