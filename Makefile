@@ -1,13 +1,14 @@
 # make demo       a real vote through Flower's own processes, from a fresh clone
 # make test       the gate: format, lint, types, tests
 # make test-slow  what takes longer: MNIST, kills, long fuzzing
-# make results    docs/results.md from the JSON files of the benchmarks
+# make results    every benchmark, then docs/results.md (long; goes on where it was interrupted)
+# make page       docs/results.md from the JSON files that are there
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install demo lint results test test-slow
+.PHONY: install demo lint page results test test-slow
 .DEFAULT_GOAL := test
 
 install: $(STAMP)
@@ -33,6 +34,9 @@ test: lint
 test-slow: install
 	$(BIN)/python -m pytest -q -m slow
 
-# The page of figures, from the JSON files that the benchmarks wrote.
+# Trained nodes and finished measurements are kept in .cache/ and not made again.
 results: install
+	$(BIN)/python benchmarks/results.py --run
+
+page: install
 	$(BIN)/python benchmarks/results.py

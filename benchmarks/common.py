@@ -11,6 +11,7 @@ import ast
 import hashlib
 import inspect
 import json
+import logging
 import os
 import platform
 import sys
@@ -224,6 +225,7 @@ def options(text: str | None) -> argparse.ArgumentParser:
 def main(measure: Callable[[argparse.Namespace], dict[str, Any]], parser: Any) -> None:
     """Run a benchmark: figures to ``--json``, whole or not at all; our errors become a line."""
     arguments = parser.parse_args()
+    logging.getLogger("flwr").setLevel(logging.WARNING)  # the benchmark says what it does itself
     watch = Stopwatch()
     try:
         result = measure(arguments)
