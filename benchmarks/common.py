@@ -219,6 +219,7 @@ def options(text: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (%(default)s)"
     )
+    parser.add_argument("--cores", type=int, nargs="+", help="keep to these processor cores")
     return parser
 
 
@@ -226,6 +227,8 @@ def main(measure: Callable[[argparse.Namespace], dict[str, Any]], parser: Any) -
     """Run a benchmark: figures to ``--json``, whole or not at all; our errors become a line."""
     arguments = parser.parse_args()
     logging.getLogger("flwr").setLevel(logging.WARNING)  # the benchmark says what it does itself
+    if arguments.cores:
+        pin(arguments.cores)
     watch = Stopwatch()
     try:
         result = measure(arguments)

@@ -152,6 +152,7 @@ def voted(arguments: argparse.Namespace, data: Dataset, seed: int) -> dict[str, 
             epochs=arguments.epochs,
             size=arguments.size,
             part=i,
+            repeats=arguments.repeats,
         )
         for i in range(arguments.nodes)
     ]
@@ -269,6 +270,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, default=5_000, help="images a node (%(default)s)")
     parser.add_argument("--samples", type=int, default=10_000, help="to decide (%(default)s)")
     parser.add_argument("--epochs", type=int, default=8, help="of the vote (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="see speedup.py (%(default)s)")
     parser.add_argument("--rounds", type=int, default=20, help="of FedAvg (%(default)s)")
     parser.add_argument("--no-flower", action="store_true", help="no run of Flower's processes")
     return parser

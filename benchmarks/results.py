@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -544,14 +548,54 @@ def page(found: dict[str, Figures]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def run(name: str, out: Path, arguments: argparse.Namespace) -> None:
-    """Run one benchmark as a user would."""
-    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--json", str(out)]
-    command += ["--cache-dir", str(arguments.cache_dir)]
-    if arguments.data_dir:
-        command += ["--data-dir", str(arguments.data_dir)]
-    say(f"{name}: {' '.join(command[1:])}")
-    subprocess.run(command, check=True)
+class Runs:
+    """Runs benchmarks as a user would, two at a time where each can have a core of its own.
+
+    First `speedup.py` measures its workers, one at a time, on the last core, while the others
+    train and vote on the remaining ones. What starts Flower's processes or needs all cores comes
+    after that, alone.
+    """
+
+    def __init__(self, figures: Path, arguments: argparse.Namespace) -> None:
+        self._figures, self._arguments = figures, arguments
+        self._has_plain = threading.Event()
+
+    def all(self) -> None:
+        """Run everything that is asked for in the page."""
+        *others, last = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+        if others:
+            with ThreadPoolExecutor(2) as lanes:
+                ends = [lanes.submit(self._speedup, [last]), lanes.submit(self._votes, others)]
+            for end in ends:
+                end.result()
+        else:
+            self._speedup([])
+            self._votes([])
+        for name in ("speedup", "fedavg", "overhead"):
+            self._run(name, [], json=True)
+
+    def _speedup(self, cores: list[int]) -> None:
+        try:
+            self._run("speedup", cores, "--no-strong", "--one-core", "--no-flower")
+        finally:
+            self._has_plain.set()
+        self._run("speedup", cores, "--one-core", "--no-flower")
+
+    def _votes(self, cores: list[int]) -> None:
+        for name in ("accuracy", "robustness", "stopping", "waves"):
+            self._run(name, cores, json=True)
+        self._has_plain.wait()  # its vote is that of speedup's nodes
+        self._run("fedavg", cores, "--no-flower")
+
+    def _run(self, name: str, cores: list[int], *options: str, json: bool = False) -> None:
+        command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *options]
+        command += ["--json", str(self._figures / f"{name}.json")] if json else []
+        command += ["--cores", *map(str, cores)] if cores else []
+        command += ["--cache-dir", str(self._arguments.cache_dir)]
+        if self._arguments.data_dir:
+            command += ["--data-dir", str(self._arguments.data_dir)]
+        say(f"{name}: {' '.join(command[1:])}")
+        subprocess.run(command, check=True)
 
 
 def main() -> None:
@@ -565,14 +609,19 @@ def main() -> None:
     figures = arguments.docs / "results"
     for folder in (figures, arguments.docs / "img"):
         folder.mkdir(parents=True, exist_ok=True)
+    if arguments.run:
+        begin = time.monotonic()
+        try:
+            Runs(figures, arguments).all()
+        except subprocess.CalledProcessError as error:
+            program = Path(error.cmd[1]).name
+            raise SystemExit(f"error: {program} ended with exit code {error.returncode}") from None
+        except KeyboardInterrupt:
+            raise SystemExit("interrupted; the same command goes on where it stopped") from None
+        say(f"all benchmarks took {(time.monotonic() - begin) / 60:.0f} minutes")
     found: dict[str, Figures] = {}
     for name in ORDER:
         path = figures / f"{name}.json"
-        if arguments.run:
-            try:
-                run(name, path, arguments)
-            except subprocess.CalledProcessError as error:
-                raise SystemExit(f"error: {name} ended with exit code {error.returncode}") from None
         if path.exists():
             found[name] = json.loads(path.read_text())
     for name in found.keys() & PLOTS.keys():

@@ -108,7 +108,9 @@ def test_a_cache_of_other_settings_is_refused(tmp_path: Path, cache: Path, mnist
 def test_speedup_and_fedavg_have_their_keys(tmp_path: Path, cache: Path, mnist: str) -> None:
     options = ["--nodes", "2", "--size", "250", "--samples", "100", "--epochs", "1", "--seeds", "0"]
     options += ["--cache-dir", str(cache), "--data-dir", mnist]
-    found = measured("speedup", tmp_path / "s.json", *options, "--no-flower", "--one-core")
+    found = measured(
+        "speedup", tmp_path / "s.json", *options, "--no-flower", "--one-core", "--no-strong"
+    )
     wanted = "critical_path_speedup training_speedup consensus_accuracy central_accuracy"
     wanted += " node_accuracy_mean total_node_cpu_seconds central_cpu_seconds node_peak_rss_mib"
     wanted += " central_peak_rss_mib network_bytes_per_node disk_bytes_per_node"
