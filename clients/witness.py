@@ -16,6 +16,7 @@ from pathlib import Path
 from rtc_flower.ballot import Ballot
 from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.consensus import Replay, rule_of
+from rtc_flower.encoding import decompress
 from rtc_flower.entries import decode_leaf
 from rtc_flower.errors import (
     BallotError,
@@ -156,7 +157,7 @@ class Witness:
             self._take_receipts(request)
             cosignature = ""
             if request.full:
-                leaves += split_leaves(request.entries)
+                leaves += split_leaves(decompress(request.entries, "list of entries"))
                 self._check_log(leaves, checkpoint)
                 self._keep_replica(leaves, len(leaves) - request.replica_size)
                 cosignature = checkpoint.cosign(key, seconds=int(clock()))

@@ -7,6 +7,7 @@ over, and its caller re-encodes and compares, so that each value has one encodin
 from __future__ import annotations
 
 import struct
+import zlib
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -29,6 +30,7 @@ TAG_OUTCOMES = b"rtc-flower outcm"
 TAG_TIPS = b"rtc-flower tips1"
 
 MAX_CLASSES = 1000
+_MOST_UNPACKED = 2**31  # bytes
 _NARROW = 250  # the most classes that fit one byte beside ABSTAIN and NOT-ASKED
 
 
@@ -64,6 +66,24 @@ def pack_text(text: str, *, limit: int = 255) -> bytes:
     if len(raw) > limit:
         raise FormatError(f"expected at most {limit} bytes of text, got {len(raw)}: {text[:40]!r}")
     return bytes([len(raw)]) + raw
+
+
+def decompress(data: bytes, what: str) -> bytes:
+    """Return what one zlib stream holds, of at most 2 GiB; ``what`` it should be is for the error.
+
+    Raises
+    ------
+    FormatError
+        If ``data`` is anything else.
+    """
+    unpacker = zlib.decompressobj()
+    try:
+        raw = unpacker.decompress(data, _MOST_UNPACKED)
+    except zlib.error as error:
+        raise FormatError(f"expected a compressed {what} ({error})") from error
+    if not unpacker.eof or unpacker.unused_data:
+        raise FormatError(f"expected one compressed {what} of at most {_MOST_UNPACKED} bytes")
+    return raw
 
 
 def pack_bits(mask: npt.NDArray[np.bool_]) -> bytes:

@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rtc_flower.encoding import TAG_SAMPLES, Reader, digest, pack_text, u16, u32
+from rtc_flower.encoding import TAG_SAMPLES, Reader, decompress, digest, pack_text, u16, u32
 from rtc_flower.errors import FormatError, TaskError
 
-MAX_BYTES = 2**31
-"""Most bytes that a sample set may take unpacked."""
 
 _KINDS = "buif"
 _WIDEST = 8  # bytes; what is wider is laid out by the platform
@@ -93,7 +91,7 @@ class Samples:
         FormatError
             If ``data`` is not an encoded sample set.
         """
-        reader = Reader(_unpack(data))
+        reader = Reader(decompress(data, "sample set"))
         try:
             ids = tuple(reader.take(reader.u16()).decode() for _ in range(reader.u32()))
             features = _read_features(reader)
@@ -130,17 +128,6 @@ def _dtype(name: str) -> np.dtype[Any]:
     return dtype
 
 
-def _unpack(data: bytes) -> bytes:
-    unpacker = zlib.decompressobj()
-    try:
-        raw = unpacker.decompress(data, MAX_BYTES)
-    except zlib.error as error:
-        raise FormatError(f"expected a compressed sample set ({error})") from error
-    if not unpacker.eof or unpacker.unused_data:
-        raise FormatError(f"expected one compressed sample set of at most {MAX_BYTES} bytes")
-    return raw
-
-
 def samples_hash(data: bytes) -> bytes:
     """Digest of an encoded sample set (32 bytes): over what is inside, not how it is packed."""
-    return digest(TAG_SAMPLES, _unpack(data))
+    return digest(TAG_SAMPLES, decompress(data, "sample set"))

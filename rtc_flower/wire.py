@@ -236,7 +236,7 @@ class AuditRequest(_Message):
     replica_size : int
         Entries that the node is thought to have.
     entries : bytes
-        The leaves from there on (`join_leaves`); empty in a light audit.
+        The leaves from there on (`join_leaves`), compressed by zlib; empty in a light audit.
     """
 
     genesis: bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -76,6 +77,7 @@ class AuditRound:
         self._seconds, self._until = seconds, clock() + seconds
         self._attempts: dict[bytes, int] = {}
         self._asked: dict[str, tuple[bytes, int]] = {}
+        self._packed: dict[tuple[int, int], bytes] = {}
         self.found: dict[bytes, Audited] = {}
         tally = ledger.tally
         owing = set(tally.ranks[: tally.invited]) - set(tally.ballots)
@@ -116,8 +118,15 @@ class AuditRound:
             receipts=self._receipts(node.key),
             full=self._full,
             replica_size=node.replica_size,
-            entries=join_leaves(ledger.leaves(node.replica_size)) if self._full else b"",
+            entries=self._entries(node.replica_size) if self._full else b"",
         )
+
+    def _entries(self, start: int) -> bytes:
+        """Return the compressed log from an entry on: much smaller, since ballots agree."""
+        missing = start, self._ledger.replay.size
+        if missing not in self._packed:  # most nodes lack the same: compressed once for all
+            self._packed[missing] = zlib.compress(join_leaves(self._ledger.leaves(start)))
+        return self._packed[missing]
 
     def _receipts(self, voter: bytes) -> bytes:
         """Receipts of every ballot of a voter: the one it just cast, and those it may miss."""

@@ -52,7 +52,7 @@ NUMBERS = {
     "checkpoint.Checkpoint.check_cosignature": "V12",
     "checkpoint.": "V7",
     "signatures.check_signatures": "V5",
-    "samples._unpack": "V10",
+    "encoding.decompress": "V10",
     "samples.Samples.decode": "V10",
     "samples._dtype": "V10",
     "receipts.KeptReceipt.check": "V13",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from flwr.app import Context, Message, MessageType
 from ledgers import log_of, query
 from populations import key_of, run, task, truthful
 
@@ -16,7 +17,7 @@ from rtc_flower.reading import list_tasks
 from rtc_flower.receipts import KeptReceipt
 from rtc_flower.simulator import SimulatedNode, silent
 from rtc_flower.strategies.proof_of_prediction import VoteResult
-from rtc_flower.wire import split_leaves
+from rtc_flower.wire import RECORD, AuditRequest, split_leaves
 
 
 def audited(
@@ -96,3 +97,18 @@ def test_a_rotated_server_key_is_followed_by_nodes_that_know_the_old_one(tmp_pat
     with open_state(tmp_path) as ledger:
         assert key_of(tmp_path, 0).public in ledger.replay.roster.active()
         assert len(ledger.rotations()) == 1
+
+
+def test_a_full_audit_of_ballots_that_agree_costs_a_fraction_of_the_log(tmp_path: Path) -> None:
+    sent: list[int] = []
+    voter = truthful()
+
+    def spy(message: Message, context: Context) -> Message:
+        if message.metadata.message_type == MessageType.EVALUATE:
+            sent.append(len(AuditRequest.read(dict(message.content[RECORD])).entries))
+        return voter.app(message, context)
+
+    nodes = [SimulatedNode(spy), *(truthful() for _ in range(5))]
+    result = run([task(2_000)], nodes, tmp_path, rule="all", audit="full")
+    assert verdicts(result) == {f"node-{i}": ("ok", True) for i in range(6)}
+    assert 0 < sent[0] < sum(map(len, log_of(tmp_path / "ledger.db"))) / 3

@@ -29,7 +29,7 @@ BACKED = {
     "tasks.check_parameters~samples must be 1": ("tasks.check_parameters~close_min must",),
     "tasks.check_parameters~electorate must": ("stopping.StopRule.check#1",),
     "checkpoint.Checkpoint.parse#0": ("checkpoint.Checkpoint.parse#2",),
-    "samples._unpack#0": ("samples._unpack#1",),
+    "encoding.decompress#0": ("encoding.decompress#1",),
     "verify._Verifier._checkpoints#1": ("verify._Verifier._checkpoints#2",),
     "receipts.KeptReceipt.check_in~entries": ("receipts.KeptReceipt.check_in~found another",),
     "receipts.KeptReceipt.check_in~another ledger": (

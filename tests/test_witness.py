@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -60,7 +61,7 @@ class Node:
             receipts=receipts,
             full=full,
             replica_size=size,
-            entries=join_leaves(ledger.leaves(size)) if full else b"",
+            entries=zlib.compress(join_leaves(ledger.leaves(size))) if full else b"",
         )
 
     def audit(self, request: AuditRequest | None = None) -> AuditReply:
@@ -124,7 +125,7 @@ def test_a_replica_grows_by_new_entries_only(node: Node) -> None:
     request = node.request()
     assert len(request.entries) < len(before)
     assert node.audit(request).verdict == "ok"
-    assert node.replica.read_bytes() == before + request.entries
+    assert node.replica.read_bytes() == before + zlib.decompress(request.entries)
 
 
 @pytest.mark.parametrize("cut", [1, 3, 50])
@@ -194,7 +195,9 @@ def test_entries_that_are_not_the_checkpoints_are_not_kept(node: Node) -> None:
         ([*leaves[:-1], leaves[-1][:-1]], "V2"),
         ([*leaves[:2], leaves[3], leaves[2], *leaves[4:]], "R"),
     ):
-        reply = node.audit(replace(request, entries=join_leaves(entries), seen_size=0))
+        reply = node.audit(
+            replace(request, entries=zlib.compress(join_leaves(entries)), seen_size=0)
+        )
         assert reply.verdict.startswith(step) or reply.verdict == "V11"
         assert reply.cosignature == ""
         assert node.witness.replica() == []
@@ -246,13 +249,21 @@ def test_a_newer_entry_is_not_cosigned(tmp_path: Path) -> None:
         request = Node(tmp_path / "me", ledger).request()
         newer = bytearray(ledger.leaf(1))
         newer[16] = 99
-        entries = join_leaves([ledger.leaf(0), bytes(newer)])
+        entries = zlib.compress(join_leaves([ledger.leaf(0), bytes(newer)]))
         reply = Node(tmp_path / "me", ledger).audit(replace(request, entries=entries))
     assert (reply.verdict, reply.cosignature) == ("unsupported", "")
 
 
 def test_garbage_in_a_request_is_an_error_and_no_cosignature(node: Node) -> None:
-    for change in ({"entries": b"\x00\x00\x00\x09x"}, {"receipts": b"x"}):
+    cut = b"\x00\x00\x00\x09x"
+    whole = zlib.compress(join_leaves(node.ledger.leaves(0)))
+    for change in (
+        {"entries": cut},
+        {"entries": zlib.compress(cut)},
+        {"entries": whole[:-1]},
+        {"entries": whole + b"x"},
+        {"receipts": b"x"},
+    ):
         reply = node.audit(replace(node.request(), **change))  # type: ignore[arg-type]
         assert (reply.verdict, reply.cosignature) == ("V2", "")
         assert node.witness.replica() == []
