@@ -13,7 +13,6 @@ import numpy.typing as npt
 from rtc_flower.encoding import TAG_SAMPLES, Reader, decompress, digest, pack_text, u16, u32
 from rtc_flower.errors import FormatError, TaskError
 
-
 _KINDS = "buif"
 _WIDEST = 8  # bytes; what is wider is laid out by the platform
 _LONGEST_ID = 2**16 - 1
