@@ -13,7 +13,6 @@ import os
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -551,40 +550,34 @@ def page(found: dict[str, Figures]) -> str:
 class Runs:
     """Runs benchmarks as a user would, two at a time where each can have a core of its own.
 
-    First `speedup.py` measures its workers, one at a time, on the last core, while the others
-    train and vote on the remaining ones. What starts Flower's processes or needs all cores comes
-    after that, alone.
+    The plain nodes of `speedup.py` are measured alone. Then those of its strong mix have the last
+    core, while the benchmarks that train and vote have the others. What starts Flower's
+    processes comes last, alone.
     """
 
     def __init__(self, figures: Path, arguments: argparse.Namespace) -> None:
         self._figures, self._arguments = figures, arguments
-        self._has_plain = threading.Event()
 
     def all(self) -> None:
         """Run everything that is asked for in the page."""
         *others, last = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+        self._run("speedup", [], "--no-strong", "--no-flower")
         if others:
             with ThreadPoolExecutor(2) as lanes:
-                ends = [lanes.submit(self._speedup, [last]), lanes.submit(self._votes, others)]
+                ends = [lanes.submit(self._strong, [last]), lanes.submit(self._votes, others)]
             for end in ends:
                 end.result()
         else:
-            self._speedup([])
             self._votes([])
         for name in ("speedup", "fedavg", "overhead"):
             self._run(name, [], json=True)
 
-    def _speedup(self, cores: list[int]) -> None:
-        try:
-            self._run("speedup", cores, "--no-strong", "--one-core", "--no-flower")
-        finally:
-            self._has_plain.set()
+    def _strong(self, cores: list[int]) -> None:
         self._run("speedup", cores, "--one-core", "--no-flower")
 
     def _votes(self, cores: list[int]) -> None:
         for name in ("accuracy", "robustness", "stopping", "waves"):
             self._run(name, cores, json=True)
-        self._has_plain.wait()  # its vote is that of speedup's nodes
         self._run("fedavg", cores, "--no-flower")
 
     def _run(self, name: str, cores: list[int], *options: str, json: bool = False) -> None:

@@ -191,7 +191,7 @@ class Bench:
         alone = {"model": models[0], "size": big, "epochs": epochs}
         central, _ = self.run("central", seed, **alone)
         both = None
-        if len(self.cores) > 1 and not arguments.one_core:
+        if len(self.cores) > 1 and self.kind == "plain" and not arguments.one_core:
             both, _ = self.run("central-cores", seed, **alone, cores=self.cores)
         votes = np.stack([np.load(path) for _, path in nodes])
         truth = data.test.y[: arguments.samples]
