@@ -1,8 +1,12 @@
+import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import second_verifier
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -12,6 +16,9 @@ from rtc_flower.keys import SigningKey, check_public_key, check_signature, load_
 P = 2**255 - 19
 D = -121665 * pow(121666, P - 2, P) % P
 ORDER = 2**252 + 27742317777372353535851937790883648493
+SPECCHECK: list[dict[str, Any]] = json.loads(
+    (Path(__file__).parent / "vectors" / "ed25519_speccheck.json").read_text()
+)["cases"]
 Point = tuple[int, int]
 
 
@@ -86,6 +93,36 @@ def test_why_small_order_keys_are_refused_one_signature_fits_every_message() -> 
     signature = identity + bytes(32)
     for message in (b"class 0", b"class 1"):
         check_signature(identity, signature, message)
+
+
+def accepted(check: Callable[..., None], *parts: bytes) -> bool:
+    try:
+        check(*parts)
+    except (KeyFormatError, SignatureError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("case", SPECCHECK, ids=lambda case: f"{case['number']}: {case['about']}")
+def test_n2_the_twelve_speccheck_vectors(case: dict[str, Any]) -> None:
+    key, signature, message = (bytes.fromhex(case[k]) for k in ("key", "signature", "message"))
+    wanted = case["enrollable"], case["verifies"]
+    assert (
+        accepted(check_public_key, key),
+        accepted(check_signature, key, signature, message),
+    ) == (wanted)
+    assert wanted == (
+        second_verifier.enrollable(key),
+        second_verifier.signed(key, signature, message),
+    )
+
+
+def test_n2_no_speccheck_vector_under_a_weak_key_counts() -> None:
+    counted = [case["number"] for case in SPECCHECK if case["enrollable"] and case["verifies"]]
+    assert counted == [2, 3]
+    assert [case["number"] for case in SPECCHECK if case["verifies"]] == [0, 1, 2, 3, 11]
+    large = [bytes.fromhex(case["signature"])[32:] for case in SPECCHECK]
+    assert [i for i, s in enumerate(large) if int.from_bytes(s, "little") >= ORDER] == [6, 7]
 
 
 def test_what_is_no_point_or_no_key_is_refused() -> None:
