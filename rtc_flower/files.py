@@ -161,9 +161,20 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 @contextlib.contextmanager
 def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
-    """Consistent copy for long reading, so that a writer never waits for it."""
+    """Consistent copy for long reading, so that a writer never waits for it.
+
+    Raises
+    ------
+    LedgerFormatError
+        Also if the file is longer or shorter than its pages.
+    """
     with reading(path) as source:
-        copy = sqlite3.connect("" if path.stat().st_size > _MEMORY_LIMIT else ":memory:")
+        source.execute("BEGIN")  # the file neither grows nor shrinks under this read lock
+        pages, size = (source.execute(f"PRAGMA page_{p}").fetchone()[0] for p in ("count", "size"))
+        found = path.stat().st_size
+        if found != pages * size:
+            raise LedgerFormatError(f"{path}: expected {pages * size} bytes of pages, got {found}")
+        copy = sqlite3.connect("" if found > _MEMORY_LIMIT else ":memory:")
         try:
             source.backup(copy)
             yield copy

@@ -57,6 +57,7 @@ NUMBERS = {
     "samples._dtype": "V10",
     "receipts.KeptReceipt.check": "V13",
     "files._check_identity": "V1",
+    "files.snapshot": "V1",
 }
 _BALLOT = {
     "CONTEXT": "R6", "DUPLICATE": "R7", "FORMAT": "R8", "CLASS": "R8", "NOT_ASKED": "R8",

@@ -753,6 +753,9 @@ def bad_file() -> Iterable[Vector]:
               'CREATE VIEW outcome AS SELECT d.task, d.sample, "d.class", c.name AS class_name, '
               "d.support, d.runner_up, d.how, d.decided_at FROM decision d LEFT JOIN class c "
               "ON c.task = d.task AND c.class = d.class")  # fmt: skip
+    about = "bytes behind the last page"
+    yield Vector("V1-tail", about, 1, "V1", base="held", tail="00")
+    yield Vector("V1-tail-page", about + ", a page of them", 1, "V1", base="held", tail="00" * 4096)
     reset = "PRAGMA writable_schema = RESET"
     yield one("V1-null", "a NULL in the log", "PRAGMA writable_schema = ON",
               "UPDATE sqlite_schema SET sql = replace(sql, 'BLOB NOT NULL', 'BLOB') "

@@ -808,8 +808,9 @@ def schema_of(db: sqlite3.Connection) -> str:
     return sha256(" ".join(part for part in text.split(" ") if part).encode()).hexdigest()
 
 
-def check_file(db: sqlite3.Connection) -> None:
-    """V1."""
+def check_file(db: sqlite3.Connection, path: Path) -> None:
+    """V1; leaves a read transaction open, so that no writer changes the file meanwhile."""
+    db.execute("BEGIN")
     if db.execute("PRAGMA application_id").fetchone()[0] != 0x52544346:
         raise BadError("V1", "another application_id")
     version = db.execute("PRAGMA user_version").fetchone()[0]
@@ -817,6 +818,9 @@ def check_file(db: sqlite3.Connection) -> None:
         raise UnsupportedError(f"user_version {version}")
     if version < 1:
         raise BadError("V1", f"user_version {version}")
+    pages = [db.execute(f"PRAGMA page_{name}").fetchone()[0] for name in ("count", "size")]
+    if path.stat().st_size != prod(pages):
+        raise BadError("V1", f"{prod(pages)} bytes of pages in another number of bytes")
     if schema_of(db) != SCHEMA:
         raise BadError("V1", "other tables or views")
     for table in INDEXED:
@@ -868,8 +872,8 @@ class Verification:
         self.complete = True  # every entry was read
         self.supported = True
 
-    def run(self, held: str | None, ledger_id: str | None, receipts: list[str]) -> None:
-        check_file(self.db)
+    def run(self, path: Path, held: str | None, ledger_id: str | None, receipts: list[str]) -> None:
+        check_file(self.db, path)
         self.found.ok("V1")
         self.entries(ledger_id)
         if receipts and all(self.receipt(text) for text in receipts):
@@ -1073,7 +1077,7 @@ def verify(
         return found
     db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
     try:
-        Verification(db, found).run(held, ledger_id, receipts or [])
+        Verification(db, found).run(path, held, ledger_id, receipts or [])
     except UnsupportedError as error:
         found.notes.append(f"unsupported: {error}")
     except BadError as error:

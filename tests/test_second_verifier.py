@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,30 @@ def test_both_call_a_file_that_is_no_ledger_bad(words: bytes, tmp_path: Path) ->
     path = tmp_path / "ledger.db"
     path.write_bytes(words)
     assert (verify(path).exit_code, second_verifier.verify(path).exit_code) == (1, 1)
+
+
+@pytest.mark.parametrize("change", [-5000, -4096, -100, -1, 1, 100, 4096, 5000])
+def test_both_call_a_file_that_is_not_its_pages_bad(change: int, tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    good = base("certain-arrival")
+    path.write_bytes(good + bytes(change) if change > 0 else good[:change])
+    report, verdicts = verify(path), second_verifier.verify(path)
+    assert (report.exit_code, verdicts.exit_code) == (1, 1)
+    assert "V1 bad" in report.summary
+
+
+def test_both_wait_for_a_writer_before_they_count_the_pages(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    path.write_bytes(base("certain-arrival"))
+    writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    writer.execute("BEGIN EXCLUSIVE")
+    writer.execute("INSERT INTO checkpoint VALUES (99999, ?)", ("x" * 100_000,))
+    ending = threading.Timer(1.0, writer.rollback)
+    ending.start()
+    found = verify(path).exit_code, second_verifier.verify(path).exit_code
+    ending.join()
+    writer.close()
+    assert found == (0, 0)
 
 
 def test_second_verifier_imports_neither_the_package_nor_numpy() -> None:

@@ -35,6 +35,7 @@ from rtc_flower.entries import (
     Refused,
     encode_leaf,
 )
+from rtc_flower.maintenance import repair
 from rtc_flower.merkle import leaf_hash
 from rtc_flower.roster import Roster
 from rtc_flower.schema import DERIVED, SCHEMA_VERSION, VIEWS
@@ -151,8 +152,10 @@ def test_v1_half_a_file(path: Path) -> None:
         assert_bad(path, "V1")
 
 
-def test_bytes_behind_the_last_page_say_nothing(path: Path) -> None:
+def test_v1_bytes_behind_the_last_page_and_their_repair(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"behind")
+    assert_bad(path, "V1", "bytes of pages")
+    assert repair(path).exit_code == 0
     assert verify(path).exit_code == 0
 
 

@@ -40,6 +40,7 @@ class Vector:
     rule: str | None = None
     tables: dict[str, list[list[Any]]] = field(default_factory=dict)
     sql: list[str] = field(default_factory=list)
+    tail: str | None = None  # bytes behind the last page
     base: str | None = None
     held: str | None = None
     receipt: str | None = None
@@ -47,13 +48,13 @@ class Vector:
     pending: str | None = None  # what the package still gets wrong here
 
     def line(self) -> dict[str, Any]:
-        content = {"tables", "sql", "base"}
+        content = {"tables", "sql", "base", "tail"}
         return {k: v for k, v in vars(self).items() if k not in content and v is not None} | {
             "file": f"{self.name}.json"
         }
 
     def content(self) -> dict[str, Any]:
-        keys = ("base", "tables", "sql")
+        keys = ("base", "tables", "sql", "tail")
         return {key: value for key in keys if (value := getattr(self, key))}
 
 
@@ -315,6 +316,6 @@ def build(path: Path, content: dict[str, Any], *, folder: Path = VECTORS) -> Pat
         db.execute("COMMIT")
         for statement in part.get("sql", []):
             db.execute(statement)
-    path.write_bytes(db.serialize())
+    path.write_bytes(db.serialize() + bytes.fromhex(content.get("tail", "")))
     db.close()
     return path
