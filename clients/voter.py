@@ -26,6 +26,7 @@ from rtc_flower.keys import load_or_create_key
 from rtc_flower.merkle import leaf_hash, verify_inclusion
 from rtc_flower.samples import Samples
 from rtc_flower.wire import (
+    MAX_TEXT,
     AuditReply,
     AuditRequest,
     BallotReply,
@@ -33,7 +34,7 @@ from rtc_flower.wire import (
     HelloReply,
     HelloRequest,
     VoteRequest,
-    read_task,
+    read_leaf,
     split_hashes,
 )
 
@@ -76,13 +77,11 @@ class Voter:
         """
         witness = self._witness(request)
         witness.read_checkpoint(request.checkpoint)
-        return HelloReply.sign(
-            self.key,
-            ledger_id=witness.ledger_id,
-            challenge=request.challenge,
-            name=self.name,
-            checkpoint=witness.held,
-            replica_size=len(witness.replica()),
+        proof = self.key.sign(
+            HelloReply.message(witness.ledger_id, request.challenge, self.key.public)
+        )
+        return HelloReply(
+            self.key.public, proof, self.name, witness.held, replica_size=len(witness.replica())
         )
 
     def audit(self, request: AuditRequest) -> AuditReply:
@@ -114,7 +113,7 @@ class Voter:
         """
         witness = self._witness(request)
         ledger_id = witness.ledger_id
-        task, task_id = read_task(request.task)
+        task, task_id = read_leaf(request.task, Task)
         seen = witness.follow(
             request.checkpoint, seen_size=request.seen_size, consistency=request.consistency
         )
@@ -135,14 +134,9 @@ class Voter:
         except (DeclinedError, ContractError) as error:
             _LOG.warning("%s does not vote: %s", self.name, error)
             failed = isinstance(error, ContractError)
-            return Declined.sign(
-                self.key,
-                AbsenceReason.ERROR if failed else AbsenceReason.DECLINED,
-                text=str(error),
-                ledger_id=ledger_id,
-                task_id=task_id,
-                nonce=request.nonce,
-            )
+            reason = AbsenceReason.ERROR if failed else AbsenceReason.DECLINED
+            message = Declined.message(ledger_id, task_id, request.nonce, reason)
+            return Declined(int(reason), str(error)[:MAX_TEXT], self.key.sign(message))
         ballot = sign(
             self.key,
             codes,

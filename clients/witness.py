@@ -17,7 +17,7 @@ from rtc_flower.ballot import Ballot
 from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.consensus import Replay, rule_of
 from rtc_flower.encoding import decompress
-from rtc_flower.entries import decode_leaf
+from rtc_flower.entries import Genesis, decode_leaf
 from rtc_flower.errors import (
     BallotError,
     FormatError,
@@ -32,11 +32,12 @@ from rtc_flower.merkle import leaf_hash, verify_consistency
 from rtc_flower.receipts import KeptReceipt
 from rtc_flower.signatures import check_signatures
 from rtc_flower.wire import (
+    MAX_TEXT,
     AuditReply,
     AuditRequest,
     SentReceipt,
     join_leaves,
-    read_genesis,
+    read_leaf,
     server_key_of,
     split_hashes,
     split_leaves,
@@ -72,7 +73,7 @@ class Witness:
     def __init__(
         self, state_dir: Path, genesis: bytes, rotations: bytes, *, server_key: bytes | None = None
     ) -> None:
-        entry, self.ledger_id = read_genesis(genesis)
+        entry, self.ledger_id = read_leaf(genesis, Genesis)
         if server_key not in (None, entry.server_key):
             raise FormatError(
                 f"expected the server with key {(server_key or b'').hex()}, "
@@ -164,7 +165,7 @@ class Witness:
         except (_AuditError, FormatError) as error:
             number, detail = error.args if isinstance(error, _AuditError) else ("V2", str(error))
             _LOG.error("audit failed: %s: %s", number, detail)
-            return AuditReply(number, str(detail)[:400], request.replica_size, "")
+            return AuditReply(number, str(detail)[:MAX_TEXT], request.replica_size, "")
         return AuditReply("ok", self._missing(key, leaves), len(leaves), cosignature)
 
     def _follow_audit(self, request: AuditRequest) -> Checkpoint:

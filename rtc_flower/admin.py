@@ -9,11 +9,11 @@ log and takes effect with the next task.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rtc_flower.encoding import Reader
-from rtc_flower.entries import Enrolment, EntryType, decode_leaf
+from rtc_flower.entries import Enrolment, EntryType, Genesis, decode_leaf
 from rtc_flower.errors import FormatError, KeyFormatError, LedgerError, LedgerFormatError
 from rtc_flower.files import reading, sync_directory
 from rtc_flower.keys import SigningKey, load_or_create_key
@@ -21,7 +21,7 @@ from rtc_flower.ledger import Ledger
 from rtc_flower.roster import Member, MemberState, Roster
 from rtc_flower.state import adopt, next_key, open_ledger
 from rtc_flower.textfiles import encode_fields, read_fields
-from rtc_flower.wire import read_genesis
+from rtc_flower.wire import read_leaf
 
 Named = Iterable[tuple[str, bytes]]
 
@@ -196,7 +196,7 @@ class RosterRequest:
             ).fetchone()
         if first is None:
             raise LedgerFormatError(f"{ledger}: expected at least GENESIS, found no entry")
-        if read_genesis(first[0])[0].enrolment is not Enrolment.ROSTER:
+        if read_leaf(first[0], Genesis)[0].enrolment is not Enrolment.ROSTER:
             raise LedgerError(
                 f"{ledger}: enrolment is open here; use 'rtc-flower roster enrol', 'revoke' or "
                 "'rotate' on the server"
@@ -226,7 +226,7 @@ class RosterRequest:
         FormatError
             As `changed`.
         """
-        genesis, ledger_id = read_genesis(self.genesis)
+        genesis, ledger_id = read_leaf(self.genesis, Genesis)
         if genesis.enrolment is not Enrolment.ROSTER or genesis.admin_key != key.public:
             raise KeyFormatError(
                 f"expected the admin key {genesis.admin_key.hex()}, got {key.public.hex()}"
@@ -243,15 +243,13 @@ class RosterRequest:
 
     def to_json(self) -> str:
         """Text form."""
-        fields = {"genesis": self.genesis.hex(), "roster": self.roster.hex()}
-        return encode_fields("roster request", 1, fields)
+        return encode_fields("roster request", 1, asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> RosterRequest:
         """Inverse of `to_json`; may raise `FormatError` or `UnsupportedError`."""
-        kinds = {"genesis": str, "roster": str}
-        fields = read_fields(text, "roster request", version=1, fields=kinds)
-        return cls(_hexadecimal(fields["genesis"]), _hexadecimal(fields["roster"]))
+        kinds = {"genesis": bytes, "roster": bytes}
+        return cls(**read_fields(text, "roster request", version=1, fields=kinds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,15 +267,15 @@ class SignedRoster:
 
     def to_json(self) -> str:
         """Text form."""
-        fields = {"ledger_id": self.ledger_id.hex(), "roster": self.roster.encode().hex()}
+        fields = {"ledger_id": self.ledger_id, "roster": self.roster.encode()}
         return encode_fields("signed roster", 1, fields)
 
     @classmethod
     def from_json(cls, text: str) -> SignedRoster:
         """Inverse of `to_json`; may raise `FormatError` or `UnsupportedError`."""
-        kinds = {"ledger_id": str, "roster": str}
+        kinds = {"ledger_id": bytes, "roster": bytes}
         fields = read_fields(text, "signed roster", version=1, fields=kinds)
-        return cls(_hexadecimal(fields["ledger_id"]), _decode(_hexadecimal(fields["roster"])))
+        return cls(fields["ledger_id"], _decode(fields["roster"]))
 
 
 def apply_roster(ledger: Ledger, signed: SignedRoster) -> None:
@@ -303,10 +301,3 @@ def _decode(payload: bytes) -> Roster:
     roster = Roster.read(reader)
     reader.end()
     return roster
-
-
-def _hexadecimal(text: str) -> bytes:
-    try:
-        return bytes.fromhex(text)
-    except ValueError as error:
-        raise FormatError(f"expected hexadecimal, got {text[:40]!r}") from error

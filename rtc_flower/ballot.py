@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from hashlib import sha256
 
-from rtc_flower.encoding import TAG_HEADER, TAG_VOTES, Reader, digest, pack_text, u16, u32, u64
+from rtc_flower.encoding import (
+    TAG_HEADER,
+    TAG_VOTES,
+    U32,
+    U64,
+    Bytes32,
+    Reader,
+    Record,
+    digest,
+    pack_text,
+)
 from rtc_flower.errors import FormatError
 from rtc_flower.keys import SigningKey, check_signature
 
@@ -30,8 +39,8 @@ def encode_meta(description: str, bundle: bytes = b"") -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
-    """What a node signs, once per task.
+class Header(Record):
+    """What a node signs, once per task: 220 bytes.
 
     Attributes
     ----------
@@ -46,45 +55,20 @@ class Header:
         The last checkpoint that the node has verified.
     """
 
-    ledger_id: bytes
-    task_id: bytes
-    voter: bytes
-    meta_hash: bytes
-    n: int
-    votes_hash: bytes
-    seen_size: int
-    seen_root: bytes
-
-    def encode(self) -> bytes:
-        """The 220 bytes that are signed."""
-        return b"".join(
-            (
-                TAG_HEADER,
-                self.ledger_id,
-                self.task_id,
-                self.voter,
-                self.meta_hash,
-                u32(self.n),
-                self.votes_hash,
-                u64(self.seen_size),
-                self.seen_root,
-            )
-        )
-
-    @classmethod
-    def read(cls, reader: Reader) -> Header:
-        """Decode a header."""
-        reader.expect(TAG_HEADER)
-        ledger_id, task_id, voter, meta_hash = (reader.take(32) for _ in range(4))
-        n, votes_hash = reader.u32(), reader.take(32)
-        return cls(
-            ledger_id, task_id, voter, meta_hash, n, votes_hash, reader.u64(), reader.take(32)
-        )
+    tag = TAG_HEADER
+    ledger_id: Bytes32
+    task_id: Bytes32
+    voter: Bytes32
+    meta_hash: Bytes32
+    n: U32
+    votes_hash: Bytes32
+    seen_size: U64
+    seen_root: Bytes32
 
     @property
     def ballot_id(self) -> bytes:
         """H(header): never over the signature, which a third party could vary."""
-        return sha256(self.encode()).digest()
+        return digest(self.encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +96,8 @@ class Ballot:
 
     def encode(self) -> bytes:
         """Payload of a BALLOT entry, and what a node sends."""
-        return b"".join(
-            (
-                self.header.encode(),
-                self.signature,
-                u16(len(self.meta)),
-                self.meta,
-                self.salt,
-                self.votes,
-            )
-        )
+        meta = len(self.meta).to_bytes(2, "big") + self.meta
+        return self.header.encode() + self.signature + meta + self.salt + self.votes
 
     @classmethod
     def read(cls, reader: Reader) -> Ballot:
@@ -133,18 +109,17 @@ class Ballot:
             On a wrong layout, or meta or votes that are not what the header commits to.
         """
         header, signature = Header.read(reader), reader.take(64)
-        ballot = cls(
-            header, signature, reader.take(reader.u16()), reader.take(_SALT_SIZE), reader.rest()
-        )
-        if len(ballot.meta) > MAX_META:
-            raise FormatError(f"expected at most {MAX_META} bytes of meta, got {len(ballot.meta)}")
-        meta = Reader(ballot.meta)
-        meta.text()
-        meta.take(32)
-        meta.end()
-        if sha256(ballot.meta).digest() != header.meta_hash:
+        meta, salt = reader.take(reader.uint(2)), reader.take(_SALT_SIZE)
+        ballot = cls(header, signature, meta, salt, reader.rest())
+        if len(meta) > MAX_META:
+            raise FormatError(f"expected at most {MAX_META} bytes of meta, got {len(meta)}")
+        parts = Reader(meta)
+        parts.text()
+        parts.take(32)
+        parts.end()
+        if digest(meta) != header.meta_hash:
             raise FormatError("expected the meta that the header commits to")
-        if digest(TAG_VOTES, ballot.salt, ballot.votes) != header.votes_hash:
+        if digest(TAG_VOTES, salt, ballot.votes) != header.votes_hash:
             raise FormatError("expected the votes that the header commits to")
         return ballot
 
@@ -185,7 +160,7 @@ def sign(
         ledger_id=ledger_id,
         task_id=task_id,
         voter=key.public,
-        meta_hash=sha256(meta).digest(),
+        meta_hash=digest(meta),
         n=n,
         votes_hash=digest(TAG_VOTES, salt, votes),
         seen_size=seen[0],

@@ -7,7 +7,6 @@ import binascii
 from dataclasses import dataclass
 from hashlib import sha256
 
-from rtc_flower.encoding import u64
 from rtc_flower.errors import FormatError, SignatureError
 from rtc_flower.keys import SigningKey, check_signature
 
@@ -28,6 +27,10 @@ def witness_name(key: bytes) -> str:
 
 def _key_hash(name: str, key: bytes, kind: bytes = _ED25519) -> bytes:
     return sha256(name.encode() + b"\n" + kind + key).digest()[:4]
+
+
+def _signature_line(name: str, blob: bytes) -> str:
+    return f"{_DASH}{name} {base64.b64encode(blob).decode()}"
 
 
 def _unbase64(text: str, what: str) -> bytes:
@@ -67,7 +70,7 @@ class Checkpoint:
         """Return the note with one Ed25519 signature."""
         name, body = origin_of(self.ledger_id), self.body()
         blob = _key_hash(name, key.public) + key.sign(body.encode())
-        return f"{body}\n{_DASH}{name} {base64.b64encode(blob).decode()}\n"
+        return f"{body}\n{_signature_line(name, blob)}\n"
 
     @classmethod
     def parse(cls, note: str) -> Checkpoint:
@@ -134,8 +137,8 @@ class Checkpoint:
         """
         name = witness_name(key.public)
         signature = key.sign(self._cosigned(seconds))
-        blob = _key_hash(name, key.public, _COSIGNATURE) + u64(seconds) + signature
-        return f"{_DASH}{name} {base64.b64encode(blob).decode()}"
+        time = seconds.to_bytes(8, "big")
+        return _signature_line(name, _key_hash(name, key.public, _COSIGNATURE) + time + signature)
 
     def check_cosignature(self, line: str, key: bytes) -> int:
         """Verify a node's cosignature line; return its Unix time.

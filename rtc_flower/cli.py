@@ -252,11 +252,11 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Make a server key and an empty ledger."""
+    from rtc_flower.carried import read_text
     from rtc_flower.checkpoint import Checkpoint
     from rtc_flower.entries import Enrolment
     from rtc_flower.keys import check_public_key, load_or_create_key
     from rtc_flower.ledger import Ledger
-    from rtc_flower.textfiles import read_text
 
     state = state_dir.resolve()
     admin = None if admin_key is None else _hex(admin_key, "--admin-key")

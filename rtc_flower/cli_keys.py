@@ -86,8 +86,8 @@ def sign(
 ) -> None:
     """Sign the next roster; needs the admin key and no ledger."""
     from rtc_flower.admin import RosterRequest, load_key
+    from rtc_flower.carried import read_text
     from rtc_flower.files import write_atomically
-    from rtc_flower.textfiles import read_text
 
     asked = RosterRequest.from_json(read_text(file))
     signed = asked.sign(
@@ -105,7 +105,7 @@ def apply(
 ) -> None:
     """Append a roster that the admin signed; it takes effect with the next task."""
     from rtc_flower.admin import SignedRoster, apply_roster, open_state
-    from rtc_flower.textfiles import read_text
+    from rtc_flower.carried import read_text
 
     signed = SignedRoster.from_json(read_text(file))
     with open_state(state_dir.resolve(), head_file=head_file) as ledger:

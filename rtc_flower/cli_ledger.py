@@ -25,8 +25,8 @@ def add_commands(app: typer.Typer) -> None:
 
 def read_receipts(paths: list[Path]) -> list[Any]:
     """Receipts in files (`rtc_flower.receipts.KeptReceipt`); may raise `FormatError`."""
+    from rtc_flower.carried import read_text
     from rtc_flower.receipts import KeptReceipt
-    from rtc_flower.textfiles import read_text
 
     kept = []
     for path in paths:
@@ -116,9 +116,9 @@ def compare(
 
 
 def _check_proof(path: Path, key: bytes, as_json: bool) -> int:
+    from rtc_flower.carried import read_text
     from rtc_flower.checkpoint import Checkpoint
     from rtc_flower.compare import TwoHistories
-    from rtc_flower.textfiles import read_text
 
     proof = TwoHistories.from_json(read_text(path), server_key=key)
     signed = proof.check()

@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from rtc_flower.carried import read_text
 from rtc_flower.checkpoint import Checkpoint
-from rtc_flower.entries import EntryType
+from rtc_flower.entries import EntryType, Genesis
 from rtc_flower.errors import FormatError, LedgerError, LedgerFormatError, SignatureError
 from rtc_flower.files import reading
-from rtc_flower.merkle import Tree, consistency_proof, leaf_hash, verify_consistency
+from rtc_flower.merkle import Tree, leaf_hash, verify_consistency
 from rtc_flower.receipts import KeptReceipt
-from rtc_flower.textfiles import encode_fields, read_fields, read_text
-from rtc_flower.wire import join_leaves, read_genesis, server_key_of, split_leaves
+from rtc_flower.textfiles import encode_fields, read_fields
+from rtc_flower.wire import join_leaves, read_leaf, server_key_of, split_leaves
 
 __all__ = ["Comparison", "Identity", "Statement", "TwoHistories", "compare"]
 
@@ -55,7 +57,7 @@ class Identity:
         """
         if not self.genesis:
             return (self.server_key,) if self.server_key else ()
-        genesis, found = read_genesis(self.genesis)
+        genesis, found = read_leaf(self.genesis, Genesis)
         if found != ledger_id:
             raise FormatError(f"expected GENESIS of ledger {ledger_id.hex()}, got {found.hex()}'s")
         leaves = split_leaves(self.rotations)
@@ -167,10 +169,9 @@ class TwoHistories:
         fields: dict[str, object] = {}
         for name, statement in (("first", self.first), ("second", self.second)):
             fields[f"{name}_note"] = statement.note
-            fields[f"{name}_genesis"] = statement.identity.genesis.hex()
-            fields[f"{name}_rotations"] = statement.identity.rotations.hex()
-        fields["root"] = self.root.hex()
-        fields["path"] = [part.hex() for part in self.path]
+            fields[f"{name}_genesis"] = statement.identity.genesis
+            fields[f"{name}_rotations"] = statement.identity.rotations
+        fields |= {"root": self.root, "path": self.path}
         return encode_fields("proof of two histories", 1, fields)
 
     @classmethod
@@ -189,26 +190,18 @@ class TwoHistories:
         UnsupportedError
             If it is of a newer version.
         """
-        each = ("note", "genesis", "rotations")
-        kinds: dict[str, type] = {f"{n}_{e}": str for n in ("first", "second") for e in each}
-        kinds |= {"root": str, "path": list}
+        each: dict[str, Any] = {"note": str, "genesis": bytes, "rotations": bytes}
+        kinds = {f"{n}_{e}": kind for n in ("first", "second") for e, kind in each.items()}
+        kinds |= {"root": bytes, "path": tuple[bytes, ...]}
         fields = read_fields(text, "proof of two histories", version=1, fields=kinds)
-        try:
-            first, second = (
-                Statement(
-                    fields[f"{name}_note"],
-                    Identity(
-                        bytes.fromhex(fields[f"{name}_genesis"]),
-                        bytes.fromhex(fields[f"{name}_rotations"]),
-                        server_key,
-                    ),
-                )
-                for name in ("first", "second")
+        first, second = (
+            Statement(
+                fields[f"{name}_note"],
+                Identity(fields[f"{name}_genesis"], fields[f"{name}_rotations"], server_key),
             )
-            path = tuple(bytes.fromhex(part) for part in fields["path"])
-            return cls(first, second, bytes.fromhex(fields["root"]), path)
-        except (ValueError, TypeError) as error:
-            raise FormatError(f"expected a proof in hexadecimal ({error})") from error
+            for name in ("first", "second")
+        )
+        return cls(first, second, fields["root"], fields["path"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,5 +388,5 @@ def _common(one: Sequence[bytes], other: Sequence[bytes]) -> int:
 
 def _prove(statement: Statement, size: int, history: _History, other: int) -> TwoHistories:
     """Set ``statement`` of ``size`` against the checkpoint of ``other`` entries of a log."""
-    path = consistency_proof(history.leaves[:other], size)
+    path = Tree(history.leaves[:other]).consistency_proof(size)
     return TwoHistories(statement, history.statement(other), history.roots[size], tuple(path))

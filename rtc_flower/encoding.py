@@ -6,15 +6,24 @@ over, and its caller re-encodes and compares, so that each value has one encodin
 
 from __future__ import annotations
 
-import struct
 import zlib
 from dataclasses import dataclass
+from enum import IntEnum
 from hashlib import sha256
+from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
 
 from rtc_flower.errors import FormatError
+
+# Types of the fields of a `Record`, with their widths in bytes.
+Bytes32 = Annotated[bytes, 32]
+Bytes64 = Annotated[bytes, 64]
+U32 = Annotated[int, 4]
+U64 = Annotated[int, 8]
+
+_Choice = TypeVar("_Choice", bound=IntEnum)
 
 TAG_ENTRY = b"rtc-flower entry"
 TAG_HEADER = b"rtc-flower heads"
@@ -37,21 +46,6 @@ _NARROW = 250  # the most classes that fit one byte beside ABSTAIN and NOT-ASKED
 def digest(*parts: bytes) -> bytes:
     """SHA-256 of the concatenation of ``parts`` (32 bytes)."""
     return sha256(b"".join(parts)).digest()
-
-
-def u16(value: int) -> bytes:
-    """``value`` as two big-endian bytes."""
-    return struct.pack(">H", value)
-
-
-def u32(value: int) -> bytes:
-    """``value`` as four big-endian bytes."""
-    return struct.pack(">I", value)
-
-
-def u64(value: int) -> bytes:
-    """``value`` as eight big-endian bytes."""
-    return struct.pack(">Q", value)
 
 
 def pack_text(text: str, *, limit: int = 255) -> bytes:
@@ -133,25 +127,21 @@ class Reader:
         if got != tag:
             raise FormatError(f"expected the tag {tag!r}, got {got!r}")
 
-    def u8(self) -> int:
-        """Read one byte."""
-        return self.take(1)[0]
+    def uint(self, width: int) -> int:
+        """Read a big-endian unsigned integer of ``width`` bytes."""
+        return int.from_bytes(self.take(width), "big")
 
-    def u16(self) -> int:
-        """Read a big-endian u16."""
-        return int.from_bytes(self.take(2), "big")
-
-    def u32(self) -> int:
-        """Read a big-endian u32."""
-        return int.from_bytes(self.take(4), "big")
-
-    def u64(self) -> int:
-        """Read a big-endian u64."""
-        return int.from_bytes(self.take(8), "big")
+    def choice(self, kind: type[_Choice]) -> _Choice:
+        """Read one byte that numbers a member of ``kind``."""
+        number = self.uint(1)
+        try:
+            return kind(number)
+        except ValueError as error:
+            raise FormatError(f"expected a {kind.__name__}, got {number}") from error
 
     def text(self) -> str:
         """Read a length byte and so many bytes of UTF-8."""
-        raw = self.take(self.u8())
+        raw = self.take(self.uint(1))
         try:
             return raw.decode()
         except UnicodeDecodeError as error:
@@ -170,6 +160,59 @@ class Reader:
         """Refuse trailing bytes."""
         if self.left:
             raise FormatError(f"expected the end, got {self.left} trailing bytes")
+
+
+class Record:
+    """A frozen dataclass whose bytes are its tag and its fields, one after the other.
+
+    A field is `Bytes32`, `Bytes64`, `U32` or `U64`, an ``IntEnum`` in one byte, or
+    another record.
+    """
+
+    __slots__ = ()
+    tag: ClassVar[bytes] = b""
+    _layout: ClassVar[list[tuple[str, type, int]]]  # name, type and width in bytes
+
+    def __init_subclass__(cls) -> None:
+        hints = get_type_hints(cls, include_extras=True).items()
+        own = [(name, hint) for name, hint in hints if get_origin(hint) is not ClassVar]
+        cls._layout = [(name, *(get_args(hint) or (hint, 1))) for name, hint in own]
+
+    def encode(self) -> bytes:
+        """Return the bytes."""
+        values = (_write(getattr(self, name), width) for name, _, width in self._layout)
+        return self.tag + b"".join(values)
+
+    @classmethod
+    def read(cls, reader: Reader) -> Self:
+        """Decode the bytes.
+
+        Raises
+        ------
+        FormatError
+            On another tag, too few bytes, or a number that its ``IntEnum`` does not know.
+        """
+        cls.read_tag(reader)
+        return cls(*(_read(reader, kind, width) for _, kind, width in cls._layout))
+
+    @classmethod
+    def read_tag(cls, reader: Reader) -> None:
+        """Read the tag or refuse."""
+        reader.expect(cls.tag)
+
+
+def _write(value: Any, width: int) -> bytes:
+    if isinstance(value, Record):
+        return value.encode()
+    return value if isinstance(value, bytes) else int(value).to_bytes(width, "big")
+
+
+def _read(reader: Reader, kind: type, width: int) -> Any:
+    if issubclass(kind, Record):
+        return kind.read(reader)
+    if issubclass(kind, IntEnum):
+        return reader.choice(kind)
+    return reader.take(width) if kind is bytes else reader.uint(width)
 
 
 @dataclass(frozen=True, slots=True)

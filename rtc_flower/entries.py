@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
-from typing import TypeAlias, TypeVar
+from struct import pack
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from rtc_flower import encoding
 from rtc_flower.ballot import Ballot, Header
-from rtc_flower.encoding import (
-    TAG_ENTRY,
-    Reader,
-    VoteCodec,
-    pack_bits,
-    pack_text,
-    u16,
-    u32,
-    u64,
-    unpack_bits,
-)
+from rtc_flower.encoding import U32, U64, Bytes32, Bytes64, Reader, Record, pack_text
 from rtc_flower.errors import FormatError, UnsupportedError
 from rtc_flower.roster import Roster
 from rtc_flower.stopping import Order, Rule, StopRule
 
 FORMAT_VERSION = 1
-_E = TypeVar("_E", bound=IntEnum)
 
 
 class EntryType(IntEnum):
@@ -87,7 +78,7 @@ class CloseReason(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Genesis:
+class Genesis(Record):
     """The first entry; its leaf hash is the ledger id.
 
     Attributes
@@ -103,37 +94,24 @@ class Genesis:
         The old head when this ledger continues another, else zeros.
     """
 
-    nonce: bytes
-    server_key: bytes
+    tag = FORMAT_VERSION.to_bytes(2, "big")
+    nonce: Bytes32
+    server_key: Bytes32
     enrolment: Enrolment = Enrolment.OPEN
-    admin_key: bytes = bytes(32)
-    previous_id: bytes = bytes(32)
-    previous_size: int = 0
-    previous_root: bytes = bytes(32)
-    version: int = FORMAT_VERSION
-
-    def encode(self) -> bytes:
-        """Payload."""
-        head = u16(self.version) + self.nonce + self.server_key + bytes([self.enrolment])
-        return (
-            head + self.admin_key + self.previous_id + u64(self.previous_size) + self.previous_root
-        )
+    admin_key: Bytes32 = bytes(32)
+    previous_id: Bytes32 = bytes(32)
+    previous_size: U64 = 0
+    previous_root: Bytes32 = bytes(32)
 
     @classmethod
-    def read(cls, reader: Reader) -> Genesis:
-        """Decode a payload."""
-        version = reader.u16()
-        if version != FORMAT_VERSION:  # what follows may be laid out in another way
+    def read_tag(cls, reader: Reader) -> None:
+        """Read the version; `UnsupportedError` if it is another, for what follows may differ."""
+        version = reader.uint(2)
+        if version != FORMAT_VERSION:
             raise UnsupportedError(
                 f"format version {version}; this program knows version {FORMAT_VERSION}. "
                 "Install a newer rtc-flower"
             )
-        nonce, server_key = reader.take(32), reader.take(32)
-        enrolment = _member(Enrolment, reader.u8())
-        return cls(
-            nonce, server_key, enrolment, reader.take(32), reader.take(32), reader.u64(),
-            reader.take(32), version,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -184,39 +162,24 @@ class Task:
 
     def encode(self) -> bytes:
         """Payload."""
-        names = b"".join(pack_text(name) for name in self.class_names)
-        return b"".join(
-            (
-                self.samples_hash,
-                u32(self.n),
-                u16(len(self.class_names)),
-                u32(self.roster_version),
-                u32(self.roster_size),
-                self.electorate,
-                bytes([self.rule]),
-                u32(self.inv_delta),
-                u32(self.lead),
-                u32(self.min_ballots),
-                u32(self.close_min),
-                bytes([self.order]),
-                pack_text(self.kind),
-                self.last_close,
-                self.nonce,
-                names,
-            )
-        )
+        sizes = pack(">IHII", self.n, self.k, self.roster_version, self.roster_size)
+        numbers = (self.inv_delta, self.lead, self.min_ballots, self.close_min)
+        rule = pack(">BIIIIB", self.rule, *numbers, self.order)
+        head = self.samples_hash + sizes + self.electorate + rule + pack_text(self.kind)
+        return head + self.last_close + self.nonce + b"".join(map(pack_text, self.class_names))
 
     @classmethod
     def read(cls, reader: Reader) -> Task:
         """Decode a payload."""
-        samples_hash, n, k = reader.take(32), reader.u32(), reader.u16()
-        version, size = reader.u32(), reader.u32()
+        samples_hash, n, k = reader.take(32), reader.uint(4), reader.uint(2)
+        version, size = reader.uint(4), reader.uint(4)
         electorate = reader.take((size + 7) // 8)
-        unpack_bits(electorate, size)
-        rule, numbers, order = reader.u8(), [reader.u32() for _ in range(4)], reader.u8()
+        encoding.unpack_bits(electorate, size)
+        rule = reader.uint(1)
+        inv_delta, lead, min_ballots, close_min = (reader.uint(4) for _ in range(4))
+        order = reader.uint(1)
         kind, last_close, nonce = reader.text(), reader.take(32), reader.take(32)
         names = tuple(reader.text() for _ in range(k))
-        inv_delta, lead, min_ballots, close_min = numbers
         return cls(
             samples_hash, n, names, version, size, electorate, rule, inv_delta, lead,
             min_ballots, close_min, order, kind, last_close, nonce,
@@ -228,9 +191,9 @@ class Task:
         return len(self.class_names)
 
     @property
-    def codec(self) -> VoteCodec:
+    def codec(self) -> encoding.VoteCodec:
         """How this task's votes are written."""
-        return VoteCodec(self.k)
+        return encoding.VoteCodec(self.k)
 
     @cached_property
     def stop_rule(self) -> StopRule:
@@ -244,103 +207,60 @@ class Task:
 
     def members(self) -> npt.NDArray[np.bool_]:
         """Electorate as a mask over roster positions."""
-        return unpack_bits(self.electorate, self.roster_size)
+        return encoding.unpack_bits(self.electorate, self.roster_size)
 
 
 def electorate_bits(positions: Sequence[int], size: int) -> bytes:
     """Bitmap of ``size`` bits with ``positions`` set."""
     mask = np.zeros(size, bool)
     mask[list(positions)] = True
-    return pack_bits(mask)
+    return encoding.pack_bits(mask)
 
 
 @dataclass(frozen=True, slots=True)
-class Invite:
+class Invite(Record):
     """``more`` further ranks of the invitation order are asked now."""
 
-    task_id: bytes
-    more: int
-
-    def encode(self) -> bytes:
-        """Payload."""
-        return self.task_id + u32(self.more)
-
-    @classmethod
-    def read(cls, reader: Reader) -> Invite:
-        """Decode a payload."""
-        return cls(reader.take(32), reader.u32())
+    task_id: Bytes32
+    more: U32
 
 
 @dataclass(frozen=True, slots=True)
-class Absent:
+class Absent(Record):
     """An invited voter is settled without a ballot."""
 
-    task_id: bytes
-    voter: bytes
+    task_id: Bytes32
+    voter: Bytes32
     reason: AbsenceReason
 
-    def encode(self) -> bytes:
-        """Payload."""
-        return self.task_id + self.voter + bytes([self.reason])
-
-    @classmethod
-    def read(cls, reader: Reader) -> Absent:
-        """Decode a payload."""
-        return cls(reader.take(32), reader.take(32), _member(AbsenceReason, reader.u8()))
-
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Record):
     """Something sent in a voter's name was refused: its digest and size, not its bytes."""
 
-    task_id: bytes
-    voter: bytes
+    task_id: Bytes32
+    voter: Bytes32
     reason: Refusal
-    content_hash: bytes
-    size: int
-
-    def encode(self) -> bytes:
-        """Payload."""
-        return self.task_id + self.voter + bytes([self.reason]) + self.content_hash + u64(self.size)
-
-    @classmethod
-    def read(cls, reader: Reader) -> Refused:
-        """Decode a payload."""
-        task_id, voter, reason = reader.take(32), reader.take(32), _member(Refusal, reader.u8())
-        return cls(task_id, voter, reason, reader.take(32), reader.u64())
+    content_hash: Bytes32
+    size: U64
 
 
 @dataclass(frozen=True, slots=True)
-class Close:
+class Close(Record):
     """The end of a task: counts, and digests of its outcomes and fork tips (zeros if aborted)."""
 
-    task_id: bytes
+    task_id: Bytes32
     reason: CloseReason
-    counted: int
-    uncounted: int
-    absent: int
-    uninvited: int
-    outcomes_hash: bytes = bytes(32)
-    tips_hash: bytes = bytes(32)
-
-    def encode(self) -> bytes:
-        """Payload."""
-        counts = (self.counted, self.uncounted, self.absent, self.uninvited)
-        numbers = b"".join(u32(count) for count in counts)
-        return self.task_id + bytes([self.reason]) + numbers + self.outcomes_hash + self.tips_hash
-
-    @classmethod
-    def read(cls, reader: Reader) -> Close:
-        """Decode a payload."""
-        task_id, reason = reader.take(32), _member(CloseReason, reader.u8())
-        counted, uncounted, absent, uninvited = (reader.u32() for _ in range(4))
-        return cls(
-            task_id, reason, counted, uncounted, absent, uninvited, reader.take(32), reader.take(32)
-        )
+    counted: U32
+    uncounted: U32
+    absent: U32
+    uninvited: U32
+    outcomes_hash: Bytes32 = bytes(32)
+    tips_hash: Bytes32 = bytes(32)
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(Record):
     """Two headers that one voter signed for one task: proof that stands alone.
 
     Attributes
@@ -350,27 +270,13 @@ class Evidence:
     """
 
     first: Header
-    first_signature: bytes
+    first_signature: Bytes64
     second: Header
-    second_signature: bytes
-
-    def encode(self) -> bytes:
-        """Payload."""
-        return (
-            self.first.encode()
-            + self.first_signature
-            + self.second.encode()
-            + self.second_signature
-        )
-
-    @classmethod
-    def read(cls, reader: Reader) -> Evidence:
-        """Decode a payload."""
-        return cls(Header.read(reader), reader.take(64), Header.read(reader), reader.take(64))
+    second_signature: Bytes64
 
 
 @dataclass(frozen=True, slots=True)
-class ServerKey:
+class ServerKey(Record):
     """From this entry on the server signs with another key.
 
     Attributes
@@ -381,18 +287,9 @@ class ServerKey:
         By the key before and by the new one, over tag, ledger id and new key.
     """
 
-    key: bytes
-    old_signature: bytes
-    new_signature: bytes
-
-    def encode(self) -> bytes:
-        """Payload."""
-        return self.key + self.old_signature + self.new_signature
-
-    @classmethod
-    def read(cls, reader: Reader) -> ServerKey:
-        """Decode a payload."""
-        return cls(reader.take(32), reader.take(64), reader.take(64))
+    key: Bytes32
+    old_signature: Bytes64
+    new_signature: Bytes64
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,50 +304,30 @@ class Unknown:
         return self.payload
 
 
-_Known: TypeAlias = Genesis | Roster | Task | Invite | Ballot | Absent | Refused | Close
-Entry: TypeAlias = _Known | Evidence | ServerKey | Unknown
+_Known: TypeAlias = (
+    Genesis | Roster | Task | Invite | Ballot | Absent | Refused | Close | Evidence | ServerKey
+)
+Entry: TypeAlias = _Known | Unknown
 
-_READERS: dict[int, Callable[[Reader], Entry]] = {
-    EntryType.GENESIS: Genesis.read,
-    EntryType.ROSTER: Roster.read,
-    EntryType.TASK: Task.read,
-    EntryType.INVITE: Invite.read,
-    EntryType.BALLOT: Ballot.read,
-    EntryType.ABSENT: Absent.read,
-    EntryType.REFUSED: Refused.read,
-    EntryType.CLOSE: Close.read,
-    EntryType.EVIDENCE: Evidence.read,
-    EntryType.SERVER_KEY: ServerKey.read,
+_TYPES: dict[int, type[_Known]] = {
+    EntryType.GENESIS: Genesis,
+    EntryType.ROSTER: Roster,
+    EntryType.TASK: Task,
+    EntryType.INVITE: Invite,
+    EntryType.BALLOT: Ballot,
+    EntryType.ABSENT: Absent,
+    EntryType.REFUSED: Refused,
+    EntryType.CLOSE: Close,
+    EntryType.EVIDENCE: Evidence,
+    EntryType.SERVER_KEY: ServerKey,
 }
-_NUMBERS: dict[type, int] = {
-    Genesis: EntryType.GENESIS,
-    Roster: EntryType.ROSTER,
-    Task: EntryType.TASK,
-    Invite: EntryType.INVITE,
-    Ballot: EntryType.BALLOT,
-    Absent: EntryType.ABSENT,
-    Refused: EntryType.REFUSED,
-    Close: EntryType.CLOSE,
-    Evidence: EntryType.EVIDENCE,
-    ServerKey: EntryType.SERVER_KEY,
-}
-
-
-def _member(kind: type[_E], number: int) -> _E:
-    try:
-        return kind(number)
-    except ValueError as error:
-        raise FormatError(f"expected a {kind.__name__}, got {number}") from error
-
-
-def type_number(entry: Entry) -> int:
-    """Type byte of ``entry``."""
-    return entry.number if isinstance(entry, Unknown) else _NUMBERS[type(entry)]
+_NUMBERS: dict[type, int] = {kind: number for number, kind in _TYPES.items()}
 
 
 def encode_leaf(entry: Entry, time_ms: int) -> bytes:
     """Log leaf of ``entry``: tag, type, the server's claim of the time (Unix ms), payload."""
-    return TAG_ENTRY + bytes([type_number(entry)]) + u64(time_ms) + entry.encode()
+    number = entry.number if isinstance(entry, Unknown) else _NUMBERS[type(entry)]
+    return encoding.TAG_ENTRY + pack(">BQ", number, time_ms) + entry.encode()
 
 
 def decode_leaf(leaf: bytes) -> tuple[Entry, int]:
@@ -462,12 +339,11 @@ def decode_leaf(leaf: bytes) -> tuple[Entry, int]:
         If ``leaf`` is not the canonical encoding of an entry.
     """
     reader = Reader(leaf)
-    reader.expect(TAG_ENTRY)
-    number, time_ms = reader.u8(), reader.u64()
-    read = _READERS.get(number)
-    if read is None:
+    reader.expect(encoding.TAG_ENTRY)
+    number, time_ms = reader.uint(1), reader.uint(8)
+    if number not in _TYPES:
         return Unknown(number, reader.rest()), time_ms
-    entry = read(reader)
+    entry = _TYPES[number].read(reader)
     reader.end()
     if encode_leaf(entry, time_ms) != leaf:
         raise FormatError(f"expected the canonical encoding of {type(entry).__name__}")

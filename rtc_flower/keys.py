@@ -7,13 +7,8 @@ import os
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
 
 from rtc_flower.errors import KeyFormatError, SignatureError
 
@@ -92,7 +87,11 @@ class SigningKey:
         FileExistsError
             If ``path`` exists.
         """
-        pem = self._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        pem = self._private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -123,7 +122,7 @@ class SigningKey:
                 f"Rotate it, or run 'chmod 600 {path}' if they could not"
             )
         try:
-            private = load_pem_private_key(path.read_bytes(), password=None)
+            private = serialization.load_pem_private_key(path.read_bytes(), password=None)
         except (ValueError, TypeError) as error:
             raise KeyFormatError(f"{path}: expected an Ed25519 private key in PEM") from error
         if not isinstance(private, Ed25519PrivateKey):

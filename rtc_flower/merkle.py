@@ -76,48 +76,36 @@ class Tree:
         """Audit path of leaf ``index`` (RFC 6962 section 2.1.1)."""
         if not 0 <= index < self.size:
             raise ValueError(f"index must be in [0, {self.size}), got {index}")
-        proof, start, end = [], 0, self.size
-        while end - start > 1:
-            middle = start + _split(end - start)
-            if index < middle:
-                proof.append(self._range(middle, end))
-                end = middle
-            else:
-                proof.append(self._range(start, middle))
-                start = middle
-        return proof[::-1]
+        return self._descend(index)[1]
 
     def consistency_proof(self, old_size: int) -> list[bytes]:
         """Proof that the tree of ``old_size`` leaves is a prefix (RFC 6962 section 2.1.2)."""
         if not 0 <= old_size <= self.size:
             raise ValueError(f"old_size must be in [0, {self.size}], got {old_size}")
-        proof, start, end = [], 0, self.size
-        while old_size and end > old_size:
+        if not old_size:
+            return []
+        start, proof = self._descend(old_size - 1, stop=old_size)
+        return [self._range(start, old_size), *proof] if start else proof
+
+    def _descend(self, index: int, stop: int = 0) -> tuple[int, list[bytes]]:
+        """Go from the root to leaf ``index``, or to a subtree on the way that ends at ``stop``.
+
+        Returns
+        -------
+        int, list of bytes
+            Where the subtree begins, and the roots beside the way there, lowest first.
+        """
+        beside: list[bytes] = []
+        start, end = 0, self.size
+        while end - start > 1 and end != stop:
             middle = start + _split(end - start)
-            if old_size <= middle:
-                proof.append(self._range(middle, end))
+            if index < middle:
+                beside.insert(0, self._range(middle, end))
                 end = middle
             else:
-                proof.append(self._range(start, middle))
+                beside.insert(0, self._range(start, middle))
                 start = middle
-        if start and old_size:
-            proof.append(self._range(start, end))
-        return proof[::-1]
-
-
-def tree_root(leaves: Iterable[bytes]) -> bytes:
-    """Root over leaf hashes (32 bytes each)."""
-    return Tree(leaves).root()
-
-
-def inclusion_proof(leaves: Iterable[bytes], index: int) -> list[bytes]:
-    """Audit path of leaf ``index`` in the tree over ``leaves``."""
-    return Tree(leaves).inclusion_proof(index)
-
-
-def consistency_proof(leaves: Iterable[bytes], old_size: int) -> list[bytes]:
-    """Proof that the tree over the first ``old_size`` of ``leaves`` is a prefix."""
-    return Tree(leaves).consistency_proof(old_size)
+        return start, beside
 
 
 def verify_inclusion(
@@ -132,18 +120,8 @@ def verify_inclusion(
     """
     if not 0 <= index < size:
         raise FormatError(f"expected a leaf index below the tree size {size}, got {index}")
-    node, last, value = index, size - 1, leaf
-    for sibling in proof:
-        if last == 0:
-            raise FormatError("expected a shorter inclusion proof")
-        if node & 1 or node == last:
-            value = _node(sibling, value)
-            while node and not node & 1:
-                node, last = node >> 1, last >> 1
-        else:
-            value = _node(value, sibling)
-        node, last = node >> 1, last >> 1
-    if last or value != root:
+    _, value = _climb(index, size - 1, leaf, proof)
+    if value != root:
         raise FormatError(f"expected an inclusion proof for the root {root.hex()[:16]}...")
 
 
@@ -169,10 +147,20 @@ def verify_consistency(
         node, last = node >> 1, last >> 1
     if not path:
         raise FormatError("expected a longer consistency proof")
-    old = new = path[0]
-    for sibling in path[1:]:
+    if _climb(node, last, path[0], path[1:]) != (old_root, new_root):
+        raise FormatError(f"expected a consistency proof from size {old_size} to {new_size}")
+
+
+def _climb(node: int, last: int, value: bytes, proof: Sequence[bytes]) -> tuple[bytes, bytes]:
+    """Roots to which ``proof`` leads from ``value``: of all up to ``node``, and of all to ``last``.
+
+    RFC 9162 sections 2.1.3.2 and 2.1.4.2: ``node`` and ``last`` are places in the level of
+    ``value``.
+    """
+    old = new = value
+    for sibling in proof:
         if last == 0:
-            raise FormatError("expected a shorter consistency proof")
+            raise FormatError("expected a shorter proof")
         if node & 1 or node == last:
             old, new = _node(sibling, old), _node(sibling, new)
             while node and not node & 1:
@@ -180,5 +168,6 @@ def verify_consistency(
         else:
             new = _node(new, sibling)
         node, last = node >> 1, last >> 1
-    if last or old != old_root or new != new_root:
-        raise FormatError(f"expected a consistency proof from size {old_size} to {new_size}")
+    if last:
+        raise FormatError("expected a longer proof")
+    return old, new

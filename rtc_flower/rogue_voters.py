@@ -22,7 +22,7 @@ from rtc_flower.errors import FormatError
 from rtc_flower.keys import SigningKey, load_or_create_key
 from rtc_flower.memory_node import SimulatedNode
 from rtc_flower.voters import asked_to_vote, honest, repeating
-from rtc_flower.wire import RECORD, BallotReply, VoteRequest, read_task
+from rtc_flower.wire import RECORD, BallotReply, VoteRequest, read_leaf
 
 __all__ = ["MALFORMATIONS", "Spy", "copying", "equivocating", "malformed"]
 
@@ -143,7 +143,7 @@ class _Resigning:
             return reply
         ballot = Ballot.read(Reader(BallotReply.read(dict(record)).ballot))
         key = load_or_create_key(state_directory(context) / NODE_KEY)
-        task, _ = read_task(VoteRequest.read(message.content.config_records[RECORD]).task)
+        task, _ = read_leaf(VoteRequest.read(message.content.config_records[RECORD]).task, Task)
         changed = BallotReply(self._change(ballot, key, task)).record()
         return Message(RecordDict({RECORD: ConfigRecord(changed)}), reply_to=message)
 
@@ -210,7 +210,7 @@ def copying(spy: Spy, *, delay: float = 0.0, seed: int = 0) -> SimulatedNode:
         found = None
         if asked_to_vote(message):
             found = spy.plurality(
-                *read_task(VoteRequest.read(message.content.config_records[RECORD]).task)
+                *read_leaf(VoteRequest.read(message.content.config_records[RECORD]).task, Task)
             )
         return make_client_app(lambda _: repeating(found, seed=seed))(message, context)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from struct import pack
 
-from rtc_flower.encoding import TAG_ROSTER, Reader, pack_text, u32
+from rtc_flower.encoding import TAG_ROSTER, Reader, pack_text
 from rtc_flower.errors import FormatError
 from rtc_flower.keys import SigningKey, check_public_key, check_signature
 
@@ -42,10 +43,8 @@ class Member:
     @classmethod
     def read(cls, reader: Reader) -> Member:
         """Decode one member."""
-        key, state = reader.take(32), reader.u8()
-        if state not in (1, 2):
-            raise FormatError(f"expected a member state of 1 or 2, got {state}")
-        return cls(key, reader.text(), MemberState(state))
+        key, state = reader.take(32), reader.choice(MemberState)
+        return cls(key, reader.text(), state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ class Roster:
 
     def _body(self) -> bytes:
         members = b"".join(member.encode() for member in self.members)
-        return u32(self.version) + u32(len(self.members)) + members
+        return pack(">II", self.version, len(self.members)) + members
 
     def encode(self) -> bytes:
         """Payload of a ROSTER entry."""
@@ -78,7 +77,7 @@ class Roster:
     @classmethod
     def read(cls, reader: Reader) -> Roster:
         """Decode a ROSTER payload."""
-        version, count = reader.u32(), reader.u32()
+        version, count = reader.uint(4), reader.uint(4)
         members = tuple(Member.read(reader) for _ in range(count))
         return cls(version, members, reader.take(64))
 
@@ -100,15 +99,6 @@ class Roster:
         successor = Roster(self.version + 1, self.members + added)
         successor.check_follows(self)
         return successor
-
-    def revoke(self, key: bytes) -> Roster:
-        """Return the next version, unsigned, in which ``key`` is revoked."""
-        if key not in self.active():
-            raise FormatError(f"expected an active key, got {key.hex()[:16]}...; see 'roster list'")
-        members = tuple(
-            replace(m, state=MemberState.REVOKED) if m.key == key else m for m in self.members
-        )
-        return Roster(self.version + 1, members)
 
     def check_follows(self, previous: Roster) -> None:
         """Check that this may follow ``previous``.

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import dataclass
+from struct import pack
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rtc_flower.encoding import TAG_SAMPLES, Reader, decompress, digest, pack_text, u16, u32
+from rtc_flower.encoding import TAG_SAMPLES, Reader, decompress, digest, pack_text
 from rtc_flower.errors import FormatError, TaskError
 
-_KINDS = "buif"
-_WIDEST = 8  # bytes; what is wider is laid out by the platform
+# Booleans, integers and floats, little-endian; what is wider is laid out by the platform.
+_TYPES = frozenset(np.dtype(code).newbyteorder("<").str for code in "?bBhHiIqQefd")
 _LONGEST_ID = 2**16 - 1
 
 
@@ -39,12 +40,11 @@ class Samples:
     ids: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.features is None and not self.ids:
-            raise TaskError("a task needs at least one sample: features, ids or both; got none")
         if self.features is None:
+            if not self.ids:
+                raise TaskError("a task needs at least one sample: features, ids or both; got none")
             return
-        kind, width = self.features.dtype.kind, self.features.dtype.itemsize
-        if self.features.ndim < 1 or kind not in _KINDS or width > _WIDEST:
+        if self.features.ndim < 1 or self.features.dtype.newbyteorder("<").str not in _TYPES:
             raise TaskError(
                 f"features must be a numeric array (n, ...), got {self.features.dtype} "
                 f"of shape {self.features.shape}"
@@ -70,16 +70,13 @@ class Samples:
 
     def _pack(self) -> bytes:
         """Ids, then type, shape and little-endian bytes of the features."""
-        parts = [u32(len(self.ids)), *(_pack_id(name) for name in self.ids)]
+        parts = [pack(">I", len(self.ids)), *map(_pack_id, self.ids)]
         if self.features is None:
-            parts.append(pack_text(""))
-        else:
-            array = np.ascontiguousarray(self.features)
-            array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-            parts += [pack_text(array.dtype.str), bytes([array.ndim])]
-            parts += [u32(size) for size in array.shape]
-            parts.append(array.tobytes())
-        return b"".join(parts)
+            return b"".join([*parts, pack_text("")])
+        array = np.ascontiguousarray(self.features)
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        shape = pack(f">B{array.ndim}I", array.ndim, *array.shape)
+        return b"".join([*parts, pack_text(array.dtype.str), shape, array.tobytes()])
 
     @classmethod
     def decode(cls, data: bytes) -> Samples:
@@ -92,7 +89,7 @@ class Samples:
         """
         reader = Reader(decompress(data, "sample set"))
         try:
-            ids = tuple(reader.take(reader.u16()).decode() for _ in range(reader.u32()))
+            ids = tuple(reader.take(reader.uint(2)).decode() for _ in range(reader.uint(4)))
             features = _read_features(reader)
             reader.end()
             return cls(features, ids)
@@ -104,27 +101,18 @@ def _pack_id(name: str) -> bytes:
     raw = name.encode()
     if len(raw) > _LONGEST_ID:
         raise TaskError(f"ids must be at most {_LONGEST_ID} bytes, got {len(raw)}: {name[:40]!r}")
-    return u16(len(raw)) + raw
+    return pack(">H", len(raw)) + raw
 
 
 def _read_features(reader: Reader) -> npt.NDArray[Any] | None:
     name = reader.text()
     if not name:
         return None
-    dtype = _dtype(name)
-    shape = tuple(reader.u32() for _ in range(reader.u8()))
-    raw = reader.take(math.prod(shape) * dtype.itemsize)
-    return np.frombuffer(raw, dtype).reshape(shape)
-
-
-def _dtype(name: str) -> np.dtype[Any]:
-    try:
-        dtype = np.dtype(name)
-    except TypeError as error:
-        raise FormatError(f"expected a numeric type, got {name!r}") from error
-    if dtype.kind not in _KINDS or dtype.itemsize > _WIDEST or dtype.str != name or name[0] == ">":
+    if name not in _TYPES:
         raise FormatError(f"expected a little-endian numeric type, got {name!r}")
-    return dtype
+    shape = tuple(reader.uint(4) for _ in range(reader.uint(1)))
+    raw = reader.take(math.prod(shape) * np.dtype(name).itemsize)
+    return np.frombuffer(raw, name).reshape(shape)
 
 
 def samples_hash(data: bytes) -> bytes:

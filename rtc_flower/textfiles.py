@@ -1,47 +1,33 @@
-"""Small text files that people carry about: checkpoints, receipts, rosters, proofs."""
+"""Small texts that people carry about: receipts, rosters, proofs."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rtc_flower.errors import FormatError, UnsupportedError
 
-_MAX_BYTES = 64 * 2**20  # a receipt holds a ballot; nothing else here is larger
-
-
-def read_text(path: Path) -> str:
-    """Text of a file that somebody brought.
-
-    Raises
-    ------
-    FormatError
-        If it cannot be read, is empty, or is no text.
-    """
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise FormatError(f"{path}: expected at most {_MAX_BYTES} bytes of text")
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path}: expected a text file, got binary data") from error
-    if not text:
-        raise FormatError(f"{path}: expected a text file, got an empty one")
-    return text
+# How a field is written that JSON has no type for: in hexadecimal.
+_WRITTEN: dict[Any, type] = {bytes: str, tuple[bytes, ...]: list}
 
 
 def encode_fields(kind: str, version: int, fields: Mapping[str, Any]) -> str:
-    """JSON text of ``fields`` that begins with what it is, for example ``rtc-flower receipt 1``."""
-    return json.dumps({"format": f"rtc-flower {kind} {version}", **fields}, indent=1) + "\n"
+    """JSON text of ``fields`` that begins with what it is, for example ``rtc-flower receipt 1``.
+
+    Bytes are written in hexadecimal.
+    """
+    head = {"format": f"rtc-flower {kind} {version}"}
+    return json.dumps({**head, **fields}, indent=1, default=bytes.hex) + "\n"
 
 
-def read_fields(
-    text: str, kind: str, *, version: int, fields: Mapping[str, type]
-) -> dict[str, Any]:
+def read_fields(text: str, kind: str, *, version: int, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Inverse of `encode_fields`; the fields must be exactly those named, with their types.
+
+    Parameters
+    ----------
+    fields : mapping of str to type
+        ``str``, ``int``, ``bytes`` or ``tuple[bytes, ...]``.
 
     Raises
     ------
@@ -63,10 +49,20 @@ def read_fields(
             f"a {kind} of version {number[:9]}; this program knows version {version}. "
             "Install a newer rtc-flower"
         )
+    expected = {field: _WRITTEN.get(of, of) for field, of in fields.items()}
     kinds = {field: type(value) for field, value in found.items()}
-    if kinds != dict(fields):
-        raise FormatError(f"expected a {kind} with {_named(fields)}, got {_named(kinds)}")
-    return dict(found)
+    if kinds != expected:
+        raise FormatError(f"expected a {kind} with {_named(expected)}, got {_named(kinds)}")
+    try:
+        return {field: _read(value, fields[field]) for field, value in found.items()}
+    except (ValueError, TypeError) as error:
+        raise FormatError(f"expected a {kind} in hexadecimal ({error})") from error
+
+
+def _read(value: Any, kind: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(bytes.fromhex(part) for part in value)
+    return bytes.fromhex(value) if kind is bytes else value
 
 
 def _named(kinds: Mapping[str, type]) -> str:

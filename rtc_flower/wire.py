@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from struct import pack
+from typing import Any, Self, TypeVar
 
-from rtc_flower.encoding import TAG_DECLINE, TAG_HELLO, TAG_SERVER_KEY, Reader, u16, u32, u64
+from rtc_flower.encoding import TAG_DECLINE, TAG_HELLO, TAG_SERVER_KEY, Reader
 from rtc_flower.entries import AbsenceReason, Genesis, ServerKey, Task, decode_leaf
 from rtc_flower.errors import FormatError
-from rtc_flower.keys import SigningKey, check_signature
+from rtc_flower.keys import check_signature
 from rtc_flower.merkle import leaf_hash
 
 RECORD = "rtc"
@@ -21,7 +22,10 @@ RECORD = "rtc"
 SAMPLES = "samples"
 """Name of the record that carries the sample set: the same for every node, so sent once."""
 
-_MAX_TEXT = 400
+MAX_TEXT = 400
+"""Most characters of a node's explanation."""
+
+_Read = TypeVar("_Read", Genesis, Task, ServerKey)
 
 
 class _Message:
@@ -47,13 +51,8 @@ class _Message:
         return cls(**record)
 
 
-def join_hashes(hashes: list[bytes] | tuple[bytes, ...]) -> bytes:
-    """Concatenate 32-byte hashes."""
-    return b"".join(hashes)
-
-
 def split_hashes(data: bytes) -> list[bytes]:
-    """Inverse of `join_hashes`; `FormatError` if the length is no multiple of 32."""
+    """Take concatenated hashes apart; `FormatError` if the length is no multiple of 32."""
     if len(data) % 32:
         raise FormatError(f"expected hashes of 32 bytes each, got {len(data)} bytes")
     return [data[i : i + 32] for i in range(0, len(data), 32)]
@@ -88,7 +87,7 @@ class HelloReply(_Message):
     Attributes
     ----------
     key, signature : bytes
-        Ed25519; see `hello_message`.
+        Ed25519; see `message`.
     name : str
         What the node's owner calls it.
     checkpoint : str
@@ -103,24 +102,14 @@ class HelloReply(_Message):
     checkpoint: str
     replica_size: int
 
-    @classmethod
-    def sign(
-        cls,
-        key: SigningKey,
-        *,
-        ledger_id: bytes,
-        challenge: bytes,
-        name: str,
-        checkpoint: str,
-        replica_size: int,
-    ) -> HelloReply:
-        """Answer a challenge."""
-        message = TAG_HELLO + ledger_id + challenge + key.public
-        return cls(key.public, key.sign(message), name, checkpoint, replica_size)
+    @staticmethod
+    def message(ledger_id: bytes, challenge: bytes, key: bytes) -> bytes:
+        """What a node signs with ``key`` to answer a challenge."""
+        return TAG_HELLO + ledger_id + challenge + key
 
     def check(self, *, ledger_id: bytes, challenge: bytes) -> None:
         """Verify the proof of possession; `SignatureError` if it fails."""
-        check_signature(self.key, self.signature, TAG_HELLO + ledger_id + challenge + self.key)
+        check_signature(self.key, self.signature, self.message(ledger_id, challenge, self.key))
 
 
 @dataclass(frozen=True)
@@ -180,7 +169,7 @@ class Declined(_Message):
     reason : int
         `AbsenceReason`: DECLINED, or ERROR when its contract failed.
     text : str
-        For the operator; not signed, never more than 400 characters.
+        For the operator; not signed, never more than `MAX_TEXT` characters.
     signature : bytes
     """
 
@@ -189,23 +178,9 @@ class Declined(_Message):
     signature: bytes
 
     @staticmethod
-    def _message(ledger_id: bytes, task_id: bytes, nonce: bytes, reason: int) -> bytes:
+    def message(ledger_id: bytes, task_id: bytes, nonce: bytes, reason: int) -> bytes:
+        """What a node signs to decline one request."""
         return TAG_DECLINE + ledger_id + task_id + nonce + bytes([reason])
-
-    @classmethod
-    def sign(
-        cls,
-        key: SigningKey,
-        reason: AbsenceReason,
-        *,
-        text: str,
-        ledger_id: bytes,
-        task_id: bytes,
-        nonce: bytes,
-    ) -> Declined:
-        """Decline one request."""
-        message = cls._message(ledger_id, task_id, nonce, reason)
-        return cls(int(reason), text[:_MAX_TEXT], key.sign(message))
 
     def check(self, key: bytes, *, ledger_id: bytes, task_id: bytes, nonce: bytes) -> None:
         """Verify the voter's signature.
@@ -216,7 +191,7 @@ class Declined(_Message):
         """
         if self.reason not in (AbsenceReason.DECLINED, AbsenceReason.ERROR):
             raise FormatError(f"expected declined or error as the reason, got {self.reason}")
-        check_signature(key, self.signature, self._message(ledger_id, task_id, nonce, self.reason))
+        check_signature(key, self.signature, self.message(ledger_id, task_id, nonce, self.reason))
 
 
 @dataclass(frozen=True)
@@ -291,31 +266,39 @@ class SentReceipt:
 
     def encode(self) -> bytes:
         """Fixed layout."""
-        path = join_hashes(self.proof)
-        return self.task_id + u64(self.index) + u64(self.time_ms) + u16(len(self.proof)) + path
+        place = pack(">QQH", self.index, self.time_ms, len(self.proof))
+        return self.task_id + place + b"".join(self.proof)
 
     @classmethod
     def read_all(cls, data: bytes) -> list[SentReceipt]:
         """Decode concatenated receipts; `FormatError` if they are not."""
         reader, found = Reader(data), []
         while reader.left:
-            task_id, index, time_ms = reader.take(32), reader.u64(), reader.u64()
-            proof = tuple(reader.take(32) for _ in range(reader.u16()))
+            task_id, index, time_ms = reader.take(32), reader.uint(8), reader.uint(8)
+            proof = tuple(reader.take(32) for _ in range(reader.uint(2)))
             found.append(cls(task_id, index, time_ms, proof))
         return found
 
 
 def join_leaves(leaves: Iterable[bytes]) -> bytes:
     """Concatenate leaves, each behind its length as u32."""
-    return b"".join(u32(len(leaf)) + leaf for leaf in leaves)
+    return b"".join(pack(">I", len(leaf)) + leaf for leaf in leaves)
 
 
 def split_leaves(data: bytes) -> list[bytes]:
     """Inverse of `join_leaves`; `FormatError` if it is none."""
     reader, leaves = Reader(data), []
     while reader.left:
-        leaves.append(reader.take(reader.u32()))
+        leaves.append(reader.take(reader.uint(4)))
     return leaves
+
+
+def read_leaf(leaf: bytes, kind: type[_Read]) -> tuple[_Read, bytes]:
+    """Entry and leaf hash (ledger id, task id); `FormatError` if it is of another kind."""
+    entry, _ = decode_leaf(leaf)
+    if not isinstance(entry, kind):
+        raise FormatError(f"expected {kind.__name__}, got {type(entry).__name__}")
+    return entry, leaf_hash(leaf)
 
 
 def server_key_of(genesis: Genesis, rotations: bytes, *, ledger_id: bytes) -> bytes:
@@ -327,25 +310,7 @@ def server_key_of(genesis: Genesis, rotations: bytes, *, ledger_id: bytes) -> by
     """
     key = genesis.server_key
     for leaf in split_leaves(rotations):
-        entry, _ = decode_leaf(leaf)
-        if not isinstance(entry, ServerKey):
-            raise FormatError(f"expected SERVER-KEY, got {type(entry).__name__}")
+        entry, _ = read_leaf(leaf, ServerKey)
         check_signature(key, entry.old_signature, TAG_SERVER_KEY + ledger_id + entry.key)
         key = entry.key
     return key
-
-
-def read_genesis(leaf: bytes) -> tuple[Genesis, bytes]:
-    """GENESIS and the ledger id of its leaf; `FormatError` if it is something else."""
-    entry, _ = decode_leaf(leaf)
-    if not isinstance(entry, Genesis):
-        raise FormatError(f"expected GENESIS, got {type(entry).__name__}")
-    return entry, leaf_hash(leaf)
-
-
-def read_task(leaf: bytes) -> tuple[Task, bytes]:
-    """TASK and the task id of its leaf; `FormatError` if it is something else."""
-    entry, _ = decode_leaf(leaf)
-    if not isinstance(entry, Task):
-        raise FormatError(f"expected TASK, got {type(entry).__name__}")
-    return entry, leaf_hash(leaf)

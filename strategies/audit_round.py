@@ -19,7 +19,6 @@ from rtc_flower.wire import (
     AuditReply,
     AuditRequest,
     SentReceipt,
-    join_hashes,
     join_leaves,
 )
 
@@ -114,7 +113,7 @@ class AuditRound:
             rotations=join_leaves(ledger.rotations()),
             checkpoint=ledger.checkpoint,
             seen_size=node.seen_size,
-            consistency=join_hashes(ledger.replay.tree.consistency_proof(node.seen_size)),
+            consistency=b"".join(ledger.replay.tree.consistency_proof(node.seen_size)),
             receipts=self._receipts(node.key),
             full=self._full,
             replica_size=node.replica_size,

@@ -23,7 +23,6 @@ from rtc_flower.wire import (
     BallotReply,
     Declined,
     VoteRequest,
-    join_hashes,
     join_leaves,
 )
 
@@ -166,10 +165,10 @@ class VoteRound:
             rotations=join_leaves(ledger.rotations()),
             task=ledger.leaf(tally.index),
             task_index=tally.index,
-            inclusion=join_hashes(tree.inclusion_proof(tally.index)),
+            inclusion=b"".join(tree.inclusion_proof(tally.index)),
             checkpoint=ledger.checkpoint,
             seen_size=seen_size,
-            consistency=join_hashes(
+            consistency=b"".join(
                 tree.consistency_proof(seen_size) if seen_size <= tree.size else []
             ),
             asked=pack_bits(tally.asked(voter)),

@@ -412,7 +412,7 @@ def bad_task() -> Iterable[Vector]:
     d.post(AB, invite=0, roster_size=2)
     yield d.vector("R4-roster-size", "a TASK for fewer members than there are", "V4", "R4")
     d = started(f"{task}2", post=False)
-    d.add(d.replay.roster.revoke(d.key("ann").public).sign(d.server, ledger_id=d.replay.ledger_id))
+    d.revoke("ann")
     d.post(AB, invite=0)
     yield d.vector("R4-revoked", "a revoked member in the electorate", "V4", "R4")
     d = started()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,8 @@ from rtc_flower.entries import (
 from rtc_flower.errors import RtcFlowerError
 from rtc_flower.keys import SigningKey
 from rtc_flower.ledger import Ledger, Posting
-from rtc_flower.merkle import tree_root
-from rtc_flower.roster import Roster
+from rtc_flower.merkle import Tree
+from rtc_flower.roster import MemberState, Roster
 from rtc_flower.samples import Samples, samples_hash
 from rtc_flower.schema import DERIVED, create, derive
 from rtc_flower.stopping import Order, Rule
@@ -41,6 +42,41 @@ NEXT = SigningKey(b"\x03" * 32)
 NOW = 1_700_000_000_000
 Votes = Sequence[int | None]
 """A class per sample; None abstains."""
+
+
+def u16(value: int) -> bytes:
+    return value.to_bytes(2, "big")
+
+
+def u32(value: int) -> bytes:
+    return value.to_bytes(4, "big")
+
+
+def tree_root(leaves: Iterable[bytes]) -> bytes:
+    return Tree(leaves).root()
+
+
+def inclusion_proof(leaves: Iterable[bytes], index: int) -> list[bytes]:
+    return Tree(leaves).inclusion_proof(index)
+
+
+def consistency_proof(leaves: Iterable[bytes], old_size: int) -> list[bytes]:
+    return Tree(leaves).consistency_proof(old_size)
+
+
+def newer_genesis() -> bytes:
+    """Leaf of GENESIS in a format that is not known yet."""
+    leaf = bytearray(encode_leaf(Genesis(bytes(32), SERVER.public), NOW))
+    leaf[25:27] = u16(2)
+    return bytes(leaf)
+
+
+def without(roster: Roster, key: bytes) -> Roster:
+    """The next version, unsigned, in which ``key`` is revoked."""
+    members = tuple(
+        replace(m, state=MemberState.REVOKED) if m.key == key else m for m in roster.members
+    )
+    return Roster(roster.version + 1, members)
 
 
 def voter(number: int) -> SigningKey:

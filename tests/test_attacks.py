@@ -218,7 +218,9 @@ def test_n4_replay_as_another_type_of_message(tmp_path: Path, ledger: Ledger) ->
     ballot = make_ballot(ledger.replay, ALICE, VOTES)
     ledger_id, context = ledger.replay.ledger_id, bytes(32)
     names = {"ledger_id": ledger_id, "task_id": tally.task_id, "nonce": context}
-    declined = Declined.sign(ALICE, AbsenceReason.DECLINED, text="", **names)
+    reason = int(AbsenceReason.DECLINED)
+    message = Declined.message(ledger_id, tally.task_id, context, reason)
+    declined = Declined(reason, "", ALICE.sign(message))
     declined.check(ALICE.public, **names)
     note = Checkpoint(ledger_id, ledger.replay.size, ledger.replay.roots[-1])
     # A ballot's signature proves nothing else ...

@@ -1,7 +1,19 @@
 from dataclasses import replace
 
 import pytest
-from ledgers import ADMIN, NEXT, NOW, SERVER, World, make_ballot, make_task, voter
+from ledgers import (
+    ADMIN,
+    NEXT,
+    NOW,
+    SERVER,
+    World,
+    make_ballot,
+    make_task,
+    newer_genesis,
+    tree_root,
+    voter,
+    without,
+)
 
 from rtc_flower.ballot import Ballot
 from rtc_flower.consensus import MAX_REFUSALS, Replay, rule_of
@@ -22,7 +34,7 @@ from rtc_flower.entries import (
     encode_leaf,
 )
 from rtc_flower.errors import BallotError, FormatError, ReplayError, UnsupportedError
-from rtc_flower.merkle import leaf_hash, tree_root
+from rtc_flower.merkle import leaf_hash
 from rtc_flower.roster import Roster
 from rtc_flower.stopping import Order, Rule
 
@@ -122,7 +134,7 @@ def test_r4_what_a_task_may_not_say(world: World, fields: dict[str, object], mes
 
 def test_r4_only_active_members_vote(world: World) -> None:
     task = make_task(world.replay, [voter(0), voter(1)])
-    revoked = world.replay.roster.revoke(voter(1).public)
+    revoked = without(world.replay.roster, voter(1).public)
     world.add(revoked.sign(SERVER, ledger_id=world.replay.ledger_id))
     refused(
         world, replace(task, roster_version=2), "R4", r"active members only, got positions \[1\]"
@@ -131,7 +143,7 @@ def test_r4_only_active_members_vote(world: World) -> None:
 
 def test_revocation_takes_effect_with_the_next_task(world: World) -> None:
     world.post(3, n=1, rule=Rule.ALL)
-    revoked = world.replay.roster.revoke(voter(1).public)
+    revoked = without(world.replay.roster, voter(1).public)
     world.add(revoked.sign(SERVER, ledger_id=world.replay.ledger_id))
     for i in range(3):
         world.vote(voter(i), [0])
@@ -325,7 +337,7 @@ def test_an_unknown_entry_type_or_rule_or_version_is_unsupported(world: World) -
     with pytest.raises(UnsupportedError, match="rule 5 is unknown"):
         world.add(replace(make_task(world.replay, [voter(0)]), rule=5))
     with pytest.raises(UnsupportedError, match="format version 2"):
-        Replay().apply(encode_leaf(Genesis(bytes(32), SERVER.public, version=2), NOW))
+        Replay().apply(newer_genesis())
     assert world.replay.size == size
 
 

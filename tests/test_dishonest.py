@@ -17,11 +17,14 @@ from ledgers import (
     SERVER,
     World,
     cast,
+    consistency_proof,
     forge,
+    inclusion_proof,
     make_ballot,
     make_task,
     open_ledger,
     post,
+    tree_root,
     voter,
 )
 from ledgers import tamper as edit
@@ -42,11 +45,11 @@ from rtc_flower.entries import (
 )
 from rtc_flower.errors import FormatError, LedgerError
 from rtc_flower.ledger import Ledger
-from rtc_flower.merkle import consistency_proof, inclusion_proof, leaf_hash, tree_root
+from rtc_flower.merkle import leaf_hash
 from rtc_flower.stopping import Rule
 from rtc_flower.tally import Tally
 from rtc_flower.verify import verify
-from rtc_flower.wire import AuditReply, AuditRequest, SentReceipt, join_hashes, join_leaves
+from rtc_flower.wire import AuditReply, AuditRequest, SentReceipt, join_leaves
 
 Log = list[bytes]
 N, K, NODES = 4, 3, 5
@@ -88,7 +91,7 @@ def request(log: Log, node: Witness, number: int, *, full: bool) -> AuditRequest
         rotations=b"",
         checkpoint=note_of(log),
         seen_size=size,
-        consistency=join_hashes(proof),
+        consistency=b"".join(proof),
         receipts=sent_receipts(log, number),
         full=full,
         replica_size=replica,
@@ -346,7 +349,7 @@ def follow(witness: Witness, log: Log) -> None:
     """Take the checkpoint that an honest server sends with a task."""
     held = Checkpoint.parse(witness.held).size if witness.held else 0
     proof = consistency_proof([leaf_hash(leaf) for leaf in log], held)
-    witness.follow(note_of(log), seen_size=held, consistency=join_hashes(proof))
+    witness.follow(note_of(log), seen_size=held, consistency=b"".join(proof))
 
 
 def history(folder: Path, audited: Log, show: Show, number: int, *, full: bool) -> Witness:

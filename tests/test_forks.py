@@ -2,8 +2,9 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
+from ledgers import u16, u32
 
-from rtc_flower.encoding import TAG_BLOCK, TAG_TIPS, digest, u16, u32
+from rtc_flower.encoding import TAG_BLOCK, TAG_TIPS, digest
 from rtc_flower.forks import NO_CLASS, Forks
 
 TASK = b"T" * 32

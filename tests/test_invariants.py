@@ -22,13 +22,15 @@ from ledgers import (
     open_ledger,
     query,
     tamper,
+    u16,
+    u32,
     voter,
 )
 
 from rtc_flower.ballot import Ballot
 from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.consensus import Applied, Replay
-from rtc_flower.encoding import TAG_BLOCK, digest, u16, u32
+from rtc_flower.encoding import TAG_BLOCK, digest
 from rtc_flower.entries import (
     Absent,
     Close,

@@ -2,17 +2,10 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 import pytest
+from ledgers import consistency_proof, inclusion_proof, tree_root
 
 from rtc_flower.errors import FormatError
-from rtc_flower.merkle import (
-    Tree,
-    consistency_proof,
-    inclusion_proof,
-    leaf_hash,
-    tree_root,
-    verify_consistency,
-    verify_inclusion,
-)
+from rtc_flower.merkle import Tree, leaf_hash, verify_consistency, verify_inclusion
 
 # The test tree of Certificate Transparency: eight leaves and the roots of its prefixes.
 CT_LEAVES = (

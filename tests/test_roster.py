@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from ledgers import ADMIN, SERVER, voter
+from ledgers import ADMIN, SERVER, voter, without
 
 from rtc_flower.encoding import Reader
 from rtc_flower.errors import FormatError, KeyFormatError, SignatureError
@@ -21,7 +21,7 @@ def test_enrolment_appends_and_counts_versions() -> None:
 
 
 def test_a_roster_comes_back() -> None:
-    signed = ROSTER.revoke(voter(1).public).sign(ADMIN, ledger_id=LEDGER)
+    signed = without(ROSTER, voter(1).public).sign(ADMIN, ledger_id=LEDGER)
     reader = Reader(signed.encode())
     assert Roster.read(reader) == signed
     reader.end()
@@ -41,18 +41,14 @@ def test_a_roster_is_signed_for_one_ledger_by_one_key() -> None:
 
 
 def test_a_revoked_member_keeps_its_place_and_is_not_active() -> None:
-    revoked = ROSTER.revoke(voter(1).public)
+    revoked = without(ROSTER, voter(1).public)
     revoked.check_follows(ROSTER)
     assert revoked.active() == {voter(0).public: 0, voter(2).public: 2}
     assert [m.state for m in revoked.members] == [1, 2, 1]
-    with pytest.raises(FormatError, match="expected an active key"):
-        revoked.revoke(voter(1).public)
-    with pytest.raises(FormatError, match="expected an active key"):
-        ROSTER.revoke(voter(9).public)
 
 
 def test_the_name_of_a_revoked_member_may_be_used_again_its_key_not() -> None:
-    revoked = ROSTER.revoke(voter(1).public)
+    revoked = without(ROSTER, voter(1).public)
     rotated = revoked.enrol([(voter(5).public, "node 1")])
     assert rotated.active()[voter(5).public] == 3
     with pytest.raises(FormatError, match="every key once"):
@@ -83,7 +79,7 @@ def test_what_may_not_follow(change: object, message: str) -> None:
 
 
 def test_revoked_is_final() -> None:
-    revoked = ROSTER.revoke(voter(0).public)
+    revoked = without(ROSTER, voter(0).public)
     revived = replace(
         revoked,
         version=3,

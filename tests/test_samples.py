@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from ledgers import u32
 
-from rtc_flower.encoding import u32
 from rtc_flower.errors import FormatError, TaskError
 from rtc_flower.samples import Samples, samples_hash
 

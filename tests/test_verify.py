@@ -14,6 +14,7 @@ from ledgers import (
     forge,
     make_ballot,
     make_task,
+    newer_genesis,
     query,
     sample_set,
     tamper,
@@ -560,7 +561,7 @@ def test_what_depends_on_a_newer_entry_is_not_checked(
 
 
 def test_a_newer_genesis_is_not_checked(tmp_path: Path) -> None:
-    leaf = encode_leaf(Genesis(bytes(32), SERVER.public, version=2), NOW)
+    leaf = newer_genesis()
     report = verify(forge(tmp_path / "ledger.db", [leaf]))
     assert (report.exit_code, bad_steps(report)) == (2, [])
     assert report.steps["V7"].verdict is Verdict.NOT_CHECKED

@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ledgers import consistency_proof
 from populations import contract, copied, key_of, replayed, requested, run, task, truthful
 
 from rtc_flower.ballot import Ballot
 from rtc_flower.clients.contract import Contract, DeclinedError
 from rtc_flower.clients.voter import Voter, read_server_key
 from rtc_flower.encoding import Reader, pack_bits
-from rtc_flower.entries import AbsenceReason
+from rtc_flower.entries import AbsenceReason, Genesis, Task
 from rtc_flower.errors import FormatError, KeyFormatError, RtcFlowerError, SignatureError
 from rtc_flower.keys import SigningKey
-from rtc_flower.merkle import consistency_proof
 from rtc_flower.samples import Samples
-from rtc_flower.wire import BallotReply, Declined, VoteRequest, join_hashes, read_genesis, read_task
+from rtc_flower.wire import BallotReply, Declined, VoteRequest, read_leaf
 
 Asked = tuple[VoteRequest, bytes]
 N = 12
@@ -73,8 +73,8 @@ def test_a_ballot_is_signed_over_its_task_and_what_the_voter_has_seen(
     request, data = asked
     ballot.check_signature()
     assert ballot.header.voter == key_of(tmp_path, 0).public
-    assert ballot.header.ledger_id == read_genesis(request.genesis)[1]
-    assert ballot.header.task_id == read_task(request.task)[1]
+    assert ballot.header.ledger_id == read_leaf(request.genesis, Genesis)[1]
+    assert ballot.header.task_id == read_leaf(request.task, Task)[1]
     assert ballot.header.seen_size == read_size(request)
     assert ballot.header.seen_root == replayed(tmp_path / "ledger.db").roots[read_size(request)]
     features = Samples.decode(data).features
@@ -204,9 +204,7 @@ def test_a_log_that_forks_from_what_was_seen_is_refused(tmp_path: Path) -> None:
     request, data = requested([task(N, first=2)], twin, seed=2)
     size = read_size(mine[0])
     leaves = replayed(twin / "ledger.db").leaves[: read_size(request)]
-    forked = replace(
-        request, seen_size=size, consistency=join_hashes(consistency_proof(leaves, size))
-    )
+    forked = replace(request, seen_size=size, consistency=b"".join(consistency_proof(leaves, size)))
     kept = list((tmp_path / "a" / "nodes" / "0").rglob("*.ballot"))
     with pytest.raises(FormatError, match="does not continue"):
         voter(tmp_path / "a").vote(forked, data, CONTRACTS)
@@ -241,8 +239,8 @@ def test_a_decline_is_signed_for_one_request(tmp_path: Path, asked: Asked) -> No
     assert (reply.reason, reply.text) == (AbsenceReason.DECLINED, "the night shift is over")
     request, key = asked[0], key_of(tmp_path, 0).public
     context = {
-        "ledger_id": read_genesis(request.genesis)[1],
-        "task_id": read_task(request.task)[1],
+        "ledger_id": read_leaf(request.genesis, Genesis)[1],
+        "task_id": read_leaf(request.task, Task)[1],
         "nonce": request.nonce,
     }
     reply.check(key, **context)
@@ -253,6 +251,15 @@ def test_a_decline_is_signed_for_one_request(tmp_path: Path, asked: Asked) -> No
         replace(reply, reason=int(AbsenceReason.ERROR)).check(key, **context)
     # A decline is no vote: asked once more, it may still vote.
     assert read(vote(tmp_path, again(asked)))
+
+
+def test_a_long_reason_to_decline_is_cut(tmp_path: Path, asked: Asked) -> None:
+    def busy(X: Any) -> Any:
+        raise DeclinedError("x" * 9999)
+
+    reply = vote(tmp_path, asked, {"default": contract(busy)})
+    assert isinstance(reply, Declined)
+    assert reply.text == "x" * 400
 
 
 def test_a_kind_that_no_contract_is_for_is_declined(tmp_path: Path, asked: Asked) -> None:

@@ -8,19 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from ledgers import NEXT, SERVER, cast, forge, log_of, open_ledger, post, voter
+from ledgers import NEXT, SERVER, cast, consistency_proof, forge, log_of, open_ledger, post, voter
 
 from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.clients.witness import Witness
 from rtc_flower.entries import decode_leaf
 from rtc_flower.errors import FormatError, SignatureError
 from rtc_flower.ledger import Ledger
-from rtc_flower.merkle import consistency_proof
 from rtc_flower.wire import (
     AuditReply,
     AuditRequest,
     SentReceipt,
-    join_hashes,
     join_leaves,
 )
 
@@ -57,7 +55,7 @@ class Node:
             rotations=join_leaves(ledger.rotations()),
             checkpoint=ledger.checkpoint,
             seen_size=seen,
-            consistency=join_hashes(consistency_proof(ledger.replay.leaves, seen)),
+            consistency=b"".join(consistency_proof(ledger.replay.leaves, seen)),
             receipts=receipts,
             full=full,
             replica_size=size,

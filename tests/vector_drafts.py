@@ -157,7 +157,7 @@ class Draft:
         """A receipt of the BALLOT in entry ``index``, under the last checkpoint."""
         leaves = [bytes.fromhex(leaf) for _, leaf in self.tables["entry"]]
         joined = b"".join(len(leaves[i]).to_bytes(4, "big") + leaves[i] for i in since)
-        proof = self.p.merkle.inclusion_proof(self.replay.leaves, index)
+        proof = self.p.merkle.Tree(self.replay.leaves).inclusion_proof(index)
         values: dict[str, Any] = {
             "format": "rtc-flower receipt 1",
             "genesis": leaves[0].hex(),
@@ -176,6 +176,13 @@ class Draft:
         roster = self.replay.roster
         pairs = [(self.key(name).public, name) for name in names]
         self.add(roster.enrol(pairs).sign(signer or self.server, ledger_id=self.replay.ledger_id))
+
+    def revoke(self, name: str) -> None:
+        """Append the roster in which ``name`` is revoked."""
+        self.roster(
+            replace(m, state=self.p.roster.MemberState.REVOKED) if m.name == name else m
+            for m in self.replay.roster.members
+        )
 
     def roster(self, members: Iterable[Any], *, version: int | None = None) -> None:
         """Append any roster."""
