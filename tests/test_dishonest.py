@@ -6,6 +6,7 @@ what it has followed, the ballots it signed, the receipts and the replica it kee
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import cycle
@@ -95,7 +96,7 @@ def request(log: Log, node: Witness, number: int, *, full: bool) -> AuditRequest
         receipts=sent_receipts(log, number),
         full=full,
         replica_size=replica,
-        entries=join_leaves(log[replica:]) if full else b"",
+        entries=zlib.compress(join_leaves(log[replica:])) if full else b"",
     )
 
 
