@@ -5,17 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from rtc_flower.encoding import (
-    TAG_HEADER,
-    TAG_VOTES,
-    U32,
-    U64,
-    Bytes32,
-    Reader,
-    Record,
-    digest,
-    pack_text,
-)
+from rtc_flower import encoding
+from rtc_flower.encoding import U32, U64, Bytes32, Reader, Record, digest
 from rtc_flower.errors import FormatError
 from rtc_flower.keys import SigningKey, check_signature
 
@@ -35,7 +26,7 @@ def encode_meta(description: str, bundle: bytes = b"") -> bytes:
     bundle : bytes
         SHA-256 of Flower's app bundle (FAB); zeros when unknown.
     """
-    return pack_text(description, limit=_MAX_DESCRIPTION) + (bundle or bytes(32))
+    return encoding.pack_text(description, limit=_MAX_DESCRIPTION) + (bundle or bytes(32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +46,7 @@ class Header(Record):
         The last checkpoint that the node has verified.
     """
 
-    tag = TAG_HEADER
+    tag = encoding.TAG_HEADER
     ledger_id: Bytes32
     task_id: Bytes32
     voter: Bytes32
@@ -119,7 +110,7 @@ class Ballot:
         parts.end()
         if digest(meta) != header.meta_hash:
             raise FormatError("expected the meta that the header commits to")
-        if digest(TAG_VOTES, salt, ballot.votes) != header.votes_hash:
+        if digest(encoding.TAG_VOTES, salt, ballot.votes) != header.votes_hash:
             raise FormatError("expected the votes that the header commits to")
         return ballot
 
@@ -156,14 +147,6 @@ def sign(
         Size and root of the last checkpoint the node has verified.
     """
     salt = os.urandom(_SALT_SIZE)
-    header = Header(
-        ledger_id=ledger_id,
-        task_id=task_id,
-        voter=key.public,
-        meta_hash=digest(meta),
-        n=n,
-        votes_hash=digest(TAG_VOTES, salt, votes),
-        seen_size=seen[0],
-        seen_root=seen[1],
-    )
+    votes_hash = digest(encoding.TAG_VOTES, salt, votes)
+    header = Header(ledger_id, task_id, key.public, digest(meta), n, votes_hash, *seen)
     return Ballot(header, key.sign(header.encode()), meta, salt, votes)

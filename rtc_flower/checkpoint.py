@@ -25,12 +25,13 @@ def witness_name(key: bytes) -> str:
     return f"rtc-flower/node/{key.hex()}"
 
 
-def _key_hash(name: str, key: bytes, kind: bytes = _ED25519) -> bytes:
+def _key_hash(name: str, key: bytes, kind: bytes) -> bytes:
     return sha256(name.encode() + b"\n" + kind + key).digest()[:4]
 
 
-def _signature_line(name: str, blob: bytes) -> str:
-    return f"{_DASH}{name} {base64.b64encode(blob).decode()}"
+def _signature_line(name: str, key: bytes, kind: bytes, content: bytes) -> str:
+    blob = base64.b64encode(_key_hash(name, key, kind) + content).decode()
+    return f"{_DASH}{name} {blob}"
 
 
 def _unbase64(text: str, what: str) -> bytes:
@@ -69,8 +70,8 @@ class Checkpoint:
     def sign(self, key: SigningKey) -> str:
         """Return the note with one Ed25519 signature."""
         name, body = origin_of(self.ledger_id), self.body()
-        blob = _key_hash(name, key.public) + key.sign(body.encode())
-        return f"{body}\n{_signature_line(name, blob)}\n"
+        line = _signature_line(name, key.public, _ED25519, key.sign(body.encode()))
+        return f"{body}\n{line}\n"
 
     @classmethod
     def parse(cls, note: str) -> Checkpoint:
@@ -106,7 +107,7 @@ class Checkpoint:
         """
         checkpoint = cls.parse(note)
         name, body = origin_of(checkpoint.ledger_id), checkpoint.body()
-        wanted = _key_hash(name, key)
+        wanted = _key_hash(name, key, _ED25519)
         for line in note.partition("\n\n")[2].split("\n"):
             if line.startswith(prefix := f"{_DASH}{name} "):
                 blob = _unbase64(line.removeprefix(prefix), "signature")
@@ -135,10 +136,8 @@ class Checkpoint:
         seconds : int
             Unix time at which the node verified this checkpoint.
         """
-        name = witness_name(key.public)
-        signature = key.sign(self._cosigned(seconds))
-        time = seconds.to_bytes(8, "big")
-        return _signature_line(name, _key_hash(name, key.public, _COSIGNATURE) + time + signature)
+        content = seconds.to_bytes(8, "big") + key.sign(self._cosigned(seconds))
+        return _signature_line(witness_name(key.public), key.public, _COSIGNATURE, content)
 
     def check_cosignature(self, line: str, key: bytes) -> int:
         """Verify a node's cosignature line; return its Unix time.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
 from struct import pack
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -309,18 +309,8 @@ _Known: TypeAlias = (
 )
 Entry: TypeAlias = _Known | Unknown
 
-_TYPES: dict[int, type[_Known]] = {
-    EntryType.GENESIS: Genesis,
-    EntryType.ROSTER: Roster,
-    EntryType.TASK: Task,
-    EntryType.INVITE: Invite,
-    EntryType.BALLOT: Ballot,
-    EntryType.ABSENT: Absent,
-    EntryType.REFUSED: Refused,
-    EntryType.CLOSE: Close,
-    EntryType.EVIDENCE: Evidence,
-    EntryType.SERVER_KEY: ServerKey,
-}
+# The union lists the types in the order of their numbers.
+_TYPES: dict[int, type[_Known]] = dict(zip(EntryType, get_args(_Known), strict=True))
 _NUMBERS: dict[type, int] = {kind: number for number, kind in _TYPES.items()}
 
 

@@ -10,25 +10,17 @@ from rtc_flower.errors import SignatureError
 from rtc_flower.keys import SigningKey, check_signature
 from rtc_flower.roster import Roster
 
-SIGNED_BY_SERVER = "V6"
-"""Step of verification for rosters and server keys; ballots and evidence are step V5."""
 
-
-def check_signatures(applied: Applied, replay: Replay) -> str | None:
+def check_signatures(applied: Applied, replay: Replay) -> None:
     """Check the signatures inside an entry that was just applied.
-
-    Returns
-    -------
-    str or None
-        The step of verification that this was; None for entries without signatures.
 
     Raises
     ------
     SignatureError
-        Beginning with the step.
+        Beginning with the step of verification that this was: V5 for ballots and evidence, V6 for
+        rosters and server keys.
     """
     entry = applied.entry
-    step = "V5" if isinstance(entry, Ballot | Evidence) else SIGNED_BY_SERVER
     try:
         match entry:
             case Ballot():
@@ -43,11 +35,9 @@ def check_signatures(applied: Applied, replay: Replay) -> str | None:
                 message = TAG_SERVER_KEY + replay.ledger_id + entry.key
                 check_signature(replay.server_keys[-2][1], entry.old_signature, message)
                 check_signature(entry.key, entry.new_signature, message)
-            case _:
-                return None
     except SignatureError as error:
+        step = "V5" if isinstance(entry, Ballot | Evidence) else "V6"
         raise SignatureError(f"{step}: entry {applied.index}: {error}") from error
-    return step
 
 
 def hand_over(old: SigningKey, new: SigningKey, *, ledger_id: bytes) -> ServerKey:

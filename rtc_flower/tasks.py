@@ -27,7 +27,7 @@ def check_parameters(task: Task) -> None:
         raise TaskError(f"classes must be 2 to {MAX_CLASSES}, got {task.k}; split larger sets")
     if not 1 <= task.n <= MAX_SAMPLES:
         raise TaskError(f"samples must be 1 to {MAX_SAMPLES}, got {task.n}")
-    if not _known_rule(task):
+    if task.rule not in tuple(Rule):
         raise TaskError(f"rule must be one of 1 to {max(Rule)}, got {task.rule}")
     if task.n * task.k > MAX_COUNTS:
         raise TaskError(
@@ -59,7 +59,7 @@ def check_task(task: Task, *, roster: Roster, last_close: bytes) -> None:
     UnsupportedError
         If the rule is of a newer version.
     """
-    if not _known_rule(task):
+    if task.rule not in tuple(Rule):
         raise UnsupportedError(
             f"rule {task.rule} is unknown; this program knows rules 1 to {max(Rule)}. "
             "Install a newer rtc-flower"
@@ -80,7 +80,3 @@ def check_task(task: Task, *, roster: Roster, last_close: bytes) -> None:
         raise ReplayError("R4", f"expected active members only, got positions {revoked}")
     if task.last_close != last_close:
         raise ReplayError("R4", "expected TASK to name the last CLOSE")
-
-
-def _known_rule(task: Task) -> bool:
-    return task.rule in tuple(Rule)

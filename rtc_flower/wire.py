@@ -59,8 +59,8 @@ def split_hashes(data: bytes) -> list[bytes]:
 
 
 @dataclass(frozen=True)
-class HelloRequest(_Message):
-    """Who is asking, and a challenge for the node's key.
+class _Request(_Message):
+    """Which ledger it is that asks, and its newest state.
 
     Attributes
     ----------
@@ -70,13 +70,23 @@ class HelloRequest(_Message):
         Leaves of every SERVER-KEY so far (`join_leaves`).
     checkpoint : str
         The server's newest.
-    challenge : bytes
-        32 random bytes.
     """
 
     genesis: bytes
     rotations: bytes
     checkpoint: str
+
+
+@dataclass(frozen=True)
+class HelloRequest(_Request):
+    """Who is asking, and a challenge for the node's key.
+
+    Attributes
+    ----------
+    challenge : bytes
+        32 random bytes.
+    """
+
     challenge: bytes
 
 
@@ -113,15 +123,13 @@ class HelloReply(_Message):
 
 
 @dataclass(frozen=True)
-class VoteRequest(_Message):
+class VoteRequest(_Request):
     """A task, that it is in the log, and which of its samples are asked.
 
     Attributes
     ----------
-    genesis, task : bytes
-        Leaves.
-    rotations : bytes
-        See `HelloRequest`.
+    task : bytes
+        Leaf.
     task_index : int
     inclusion : bytes
         Merkle path of TASK under ``checkpoint``.
@@ -139,12 +147,9 @@ class VoteRequest(_Message):
         Makes the message's Flower id unguessable; also ties a decline to this request.
     """
 
-    genesis: bytes
-    rotations: bytes
     task: bytes
     task_index: int
     inclusion: bytes
-    checkpoint: str
     seen_size: int
     consistency: bytes
     asked: bytes
@@ -195,13 +200,11 @@ class Declined(_Message):
 
 
 @dataclass(frozen=True)
-class AuditRequest(_Message):
+class AuditRequest(_Request):
     """What a node needs to check its receipts (light) or the whole log (full).
 
     Attributes
     ----------
-    genesis, rotations : bytes
-    checkpoint : str
     seen_size : int
         The node's checkpoint that ``consistency`` starts from.
     consistency : bytes
@@ -214,9 +217,6 @@ class AuditRequest(_Message):
         The leaves from there on (`join_leaves`), compressed by zlib; empty in a light audit.
     """
 
-    genesis: bytes
-    rotations: bytes
-    checkpoint: str
     seen_size: int
     consistency: bytes
     receipts: bytes
