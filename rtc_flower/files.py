@@ -177,6 +177,7 @@ def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
         copy = sqlite3.connect("" if found > _MEMORY_LIMIT else ":memory:")
         try:
             source.backup(copy)
+            source.execute("ROLLBACK")  # a writer waits no longer
             yield copy
         finally:
             copy.close()

@@ -122,8 +122,7 @@ class KeptReceipt:
         UnsupportedError
             If it is of a newer version.
         """
-        kinds = get_type_hints(cls)
-        receipt = cls(**read_fields(text, "receipt", version=1, fields=kinds))
+        receipt = cls(**read_fields(text, "receipt", version=1, fields=get_type_hints(cls)))
         if not all(0 <= number < 2**64 for number in (receipt.index, receipt.time_ms)):
             raise FormatError("expected a receipt with an index and a time of 64 bits")
         return receipt
