@@ -82,7 +82,12 @@ class Checkpoint:
         FormatError
             If it is not a checkpoint of an rtc-flower ledger.
         """
-        lines = note.partition("\n\n")[0].split("\n")
+        text, _, tail = note.partition("\n\n")
+        lines, signatures = text.split("\n"), tail.removesuffix("\n").split("\n")
+        if tail and not all(line.startswith(_DASH) for line in signatures):
+            raise FormatError(
+                f"expected nothing but signatures behind a checkpoint, got {tail[:40]!r}"
+            )
         prefix = origin_of(b"")
         if len(lines) != 3 or not lines[0].startswith(prefix):
             raise FormatError(f"expected a checkpoint of three lines, got {note[:60]!r}")

@@ -32,8 +32,8 @@ def read_receipts(paths: list[Path]) -> list[Any]:
     for path in paths:
         try:
             kept.append(KeptReceipt.from_json(read_text(path)))
-        except UnsupportedError as error:
-            raise UnsupportedError(f"{path}: {error}") from error
+        except (FormatError, UnsupportedError) as error:
+            raise type(error)(f"V13: {path}: {error}") from error
     return kept
 
 

@@ -729,6 +729,8 @@ def bad_held() -> Iterable[Vector]:
         "V11-size-zero": d.signed_note(size=2).replace("\n2\n", "\n02\n"),
         "V11-rubbish": "rubbish",
         "V11-empty": "",
+        "V11-tail": d.signed_note(size=size) + "text\n",
+        "V11-empty-line": d.signed_note(size=size) + "\n",
     }
     for name, note in held.items():
         yield Vector(name, "a held checkpoint: " + name[4:], 1, "V11", base="V3", held=note)

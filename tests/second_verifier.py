@@ -145,8 +145,9 @@ def unbase64(text: str) -> bytes:
 
 def read_body(note: str) -> tuple[str, int, bytes]:
     """Origin, size and root that a note states (section 1.2); ValueError if it is none."""
-    lines = note.partition("\n\n")[0].split("\n")
-    if len(lines) != 3:
+    text, _, tail = note.partition("\n\n")
+    lines, signatures = text.split("\n"), tail.removesuffix("\n").split("\n")
+    if len(lines) != 3 or (tail and not all(line.startswith("— ") for line in signatures)):
         raise ValueError("not a note of three lines and signatures")
     name, size, root = lines[0], int(lines[1]), unbase64(lines[2])
     prefix, _, ledger_id = name.rpartition("/")
