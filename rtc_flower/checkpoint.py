@@ -84,13 +84,10 @@ class Checkpoint:
         """
         text, _, tail = note.partition("\n\n")
         lines, signatures = text.split("\n"), tail.removesuffix("\n").split("\n")
-        if tail and not all(line.startswith(_DASH) for line in signatures):
-            raise FormatError(
-                f"expected nothing but signatures behind a checkpoint, got {tail[:40]!r}"
-            )
+        strange = tail and not all(line.startswith(_DASH) for line in signatures)
         prefix = origin_of(b"")
-        if len(lines) != 3 or not lines[0].startswith(prefix):
-            raise FormatError(f"expected a checkpoint of three lines, got {note[:60]!r}")
+        if len(lines) != 3 or strange or not lines[0].startswith(prefix):
+            raise FormatError(f"expected a checkpoint and signatures, got {note[:60]!r}")
         try:
             ledger_id, size = bytes.fromhex(lines[0][len(prefix) :]), int(lines[1])
         except ValueError as error:

@@ -246,8 +246,5 @@ def check_seen(note: str, replay: Replay, *, source: str) -> None:
 def check_head(path: Path, replay: Replay) -> None:
     """Refuse a ledger that is older than its HEAD file; `LedgerError`."""
     if path.exists() and path.stat().st_size:  # a power cut may leave it empty: as good as none
-        try:
-            note = path.read_text()
-        except UnicodeDecodeError as error:
-            raise LedgerError(f"{path}: expected this ledger's last checkpoint; {error}") from error
+        note = path.read_text(encoding="utf-8", errors="replace")
         check_seen(note, replay, source=str(path))
