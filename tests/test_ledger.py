@@ -445,7 +445,7 @@ def test_a_head_of_another_ledger_or_history_or_none(ledger: Ledger, tmp_path: P
         "of this ledger": Checkpoint(bytes(32), 1, replay.roots[1]).sign(other),
         "another history": Checkpoint(replay.ledger_id, 1, bytes(32)).sign(SERVER),
         "found none": Checkpoint(replay.ledger_id, 1, replay.roots[1]).sign(other),
-        "three lines": "not a checkpoint",
+        "expected a checkpoint and signatures": "not a checkpoint",
     }
     for message, head in heads.items():
         ledger.head_file.write_text(head)
