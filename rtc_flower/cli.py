@@ -299,7 +299,9 @@ def abort(
         if ledger.replay.open_task is None:
             raise LedgerError(f"{ledger.path}: expected an open task, found none")
         ledger.abort()
-        typer.echo(f"task {ledger.number} is closed as aborted; post it again under a new number")
+        typer.echo(
+            f"task {ledger.replay.number} is closed as aborted; post it again under a new number"
+        )
 
 
 @roster.command("list")

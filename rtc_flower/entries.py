@@ -17,7 +17,7 @@ from rtc_flower.ballot import Ballot, Header
 from rtc_flower.encoding import U32, U64, Bytes32, Bytes64, Reader, Record, pack_text
 from rtc_flower.errors import FormatError, UnsupportedError
 from rtc_flower.roster import Roster
-from rtc_flower.stopping import Order, Rule, StopRule
+from rtc_flower.rules import Order, Rule, StopRule
 
 FORMAT_VERSION = 1
 
@@ -130,7 +130,7 @@ class Task:
     electorate : bytes
         Bitmap over the roster's positions.
     rule, order : int
-        `rtc_flower.stopping.Rule` and `Order`; kept as integers so that a task with a newer
+        `rtc_flower.rules.Rule` and `Order`; kept as integers so that a task with a newer
         rule still decodes.
     inv_delta, lead, min_ballots, close_min : int
         The rule's parameters; the task closes when ``close_min`` samples are decided.

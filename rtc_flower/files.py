@@ -10,20 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+from rtc_flower import errors, schema
 from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.consensus import Replay
-from rtc_flower.errors import (
-    FormatError,
-    LedgerError,
-    LedgerFormatError,
-    LedgerFullError,
-    LedgerLockedError,
-    SignatureError,
-    UnsupportedError,
-)
-from rtc_flower.schema import APPLICATION_ID, SCHEMA_VERSION
-
-__all__ = ["WriterLock", "connect", "reading", "snapshot", "storage_errors", "write_atomically"]
+from rtc_flower.errors import LedgerError, LedgerFormatError
 
 _BUSY_SECONDS = 60.0
 _MEMORY_LIMIT = 16 * 2**20  # larger snapshots go to a temporary file, which needs no memory
@@ -59,7 +49,7 @@ class WriterLock:
         except OSError as error:
             holder = os.pread(self._descriptor, 32, 0).decode() or "unknown"
             os.close(self._descriptor)
-            raise LedgerLockedError(
+            raise errors.LedgerLockedError(
                 f"{ledger}: another process (pid {holder.strip()}) is writing this ledger; "
                 "stop it, or give this run another ledger"
             ) from error
@@ -84,12 +74,12 @@ def storage_errors(path: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         name = getattr(error, "sqlite_errorname", "")
         if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
-            raise LedgerFullError(
+            raise errors.LedgerFullError(
                 f"{path}: the disk is full or failed ({error}); nothing of this entry was "
                 "written. Make room and run again: the ledger goes on where it is"
             ) from error
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            raise LedgerLockedError(
+            raise errors.LedgerLockedError(
                 f"{path}: locked by a reader for {_BUSY_SECONDS:.0f} s; close it and run again"
             ) from error
         if name in ("SQLITE_READONLY_ROLLBACK", "SQLITE_CANTOPEN"):
@@ -137,15 +127,15 @@ def connect(path: Path, *, mode: str) -> sqlite3.Connection:
 def _check_identity(connection: sqlite3.Connection, path: Path) -> None:
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if application != APPLICATION_ID:
+    if application != schema.APPLICATION_ID:
         raise LedgerFormatError(f"{path}: expected an rtc-flower ledger, got another database")
-    if version > SCHEMA_VERSION:
-        raise UnsupportedError(
-            f"{path}: a ledger of version {version}; this program knows up to {SCHEMA_VERSION}. "
-            "Install a newer rtc-flower"
+    if version > schema.SCHEMA_VERSION:
+        raise errors.UnsupportedError(
+            f"{path}: a ledger of version {version}; this program knows up to "
+            f"{schema.SCHEMA_VERSION}. Install a newer rtc-flower"
         )
-    if version != SCHEMA_VERSION:
-        raise LedgerFormatError(f"{path}: expected version {SCHEMA_VERSION}, got {version}")
+    if version != schema.SCHEMA_VERSION:
+        raise LedgerFormatError(f"{path}: expected version {schema.SCHEMA_VERSION}, got {version}")
 
 
 @contextlib.contextmanager
@@ -181,6 +171,17 @@ def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
             yield copy
         finally:
             copy.close()
+
+
+@contextlib.contextmanager
+def drafting(path: Path) -> Iterator[Path]:
+    """Name of a file that is to take the place of ``path``; gone at the end."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
+    draft.unlink(missing_ok=True)
+    try:
+        yield draft
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -231,7 +232,7 @@ def check_seen(note: str, replay: Replay, *, source: str) -> None:
         if seen.ledger_id != replay.ledger_id:
             raise LedgerError(f"{source}: expected a checkpoint of this ledger, got another's")
         Checkpoint.verify(note, replay.key_at(seen.size))
-    except (FormatError, SignatureError) as error:
+    except (errors.FormatError, errors.SignatureError) as error:
         raise LedgerError(f"{source}: expected a checkpoint of this ledger; {error}") from error
     if seen.size > replay.size:
         raise LedgerError(

@@ -10,26 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import sha256
 from struct import iter_unpack
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from rtc_flower.encoding import TAG_BLOCK, TAG_TIPS, digest
 
-__all__ = ["NO_CLASS", "Blocks", "Forks"]
-
 NO_CLASS = 0xFFFF
-_BLOCK = np.dtype(
-    [
-        ("tag", "S16"),
-        ("sample", ">u4"),
-        ("cls", ">u2"),
-        ("height", ">u4"),
-        ("parent", "V32"),
-        ("ballot", "V32"),
-    ]
-)
-_TIP = np.dtype([("sample", ">u4"), ("cls", ">u2"), ("height", ">u4"), ("tip", "V32")])
+Ints: TypeAlias = npt.NDArray[np.int64]
+_PLACE = [("sample", ">u4"), ("cls", ">u2"), ("height", ">u4")]
+_BLOCK = np.dtype([("tag", "S16"), *_PLACE, ("parent", "V32"), ("ballot", "V32")])
+_TIP = np.dtype([*_PLACE, ("tip", "V32")])
 _BYTES = f"{_BLOCK.itemsize}s"  # 90 bytes: two SHA-256 blocks
 
 
@@ -45,8 +37,8 @@ class Blocks:
         ``m`` block hashes, 32 bytes each.
     """
 
-    samples: npt.NDArray[np.int64]
-    classes: npt.NDArray[np.int64]
+    samples: Ints
+    classes: Ints
     hashes: list[bytes]
 
 
@@ -100,15 +92,12 @@ class Forks:
         self._lead(samples, classes, heights)
         return Blocks(samples, classes, hashes)
 
-    def _slots(
-        self, samples: npt.NDArray[np.int64], classes: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.int32]:
+    def _slots(self, samples: Ints, classes: Ints) -> npt.NDArray[np.int32]:
         """Slot of each fork; a fork without one gets the next."""
         slots = self._slot[samples, classes]
         fresh = slots == 0
-        count = int(fresh.sum())
-        if count:
-            end = self._used + count
+        if fresh.any():
+            end = self._used + int(fresh.sum())
             if end > len(self._height):
                 room = max(end, 2 * len(self._height))
                 self._height = np.concatenate([self._height, np.zeros(room, np.int32)])
@@ -120,12 +109,7 @@ class Forks:
             self._used = end
         return slots
 
-    def _lead(
-        self,
-        samples: npt.NDArray[np.int64],
-        classes: npt.NDArray[np.int64],
-        heights: npt.NDArray[np.int32],
-    ) -> None:
+    def _lead(self, samples: Ints, classes: Ints, heights: npt.NDArray[np.int32]) -> None:
         """Update leader and runner-up; ties stay with the first to reach the height."""
         leader, votes = self.leader[samples], self.leader_votes[samples]
         runner = self.runner_votes[samples]
@@ -138,14 +122,11 @@ class Forks:
 
     def lengths(self) -> npt.NDArray[np.int32]:
         """Length of every fork (n, k); 0 where there is none."""
-        self._height[0] = 0
         return self._height[self._slot]
 
     def tips_hash(self, task_id: bytes) -> bytes:
         """Digest of all fork tips, by sample and class (32 bytes)."""
         samples, classes = np.nonzero(self._slot)
         slots = self._slot[samples, classes]
-        tips = np.empty(len(samples), _TIP)
-        tips["sample"], tips["cls"] = samples, classes
-        tips["height"], tips["tip"] = self._height[slots], self._tip[slots]
-        return digest(TAG_TIPS, task_id, tips.tobytes())
+        columns: list[npt.NDArray[Any]] = [samples, classes, self._height[slots], self._tip[slots]]
+        return digest(TAG_TIPS, task_id, np.rec.fromarrays(columns, dtype=_TIP).tobytes())

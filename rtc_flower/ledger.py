@@ -11,54 +11,25 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import astuple, dataclass
 from hashlib import sha256
-from os import getpid, link, urandom
+from os import link, urandom
 from pathlib import Path
-from types import TracebackType
 
+from rtc_flower import entries, files, schema
 from rtc_flower.ballot import Ballot, ballot_size
 from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.consensus import Applied, Replay
 from rtc_flower.encoding import Reader
-from rtc_flower.entries import (
-    AbsenceReason,
-    Absent,
-    CloseReason,
-    Enrolment,
-    Entry,
-    Evidence,
-    Genesis,
-    Invite,
-    Refusal,
-    Refused,
-    Task,
-    electorate_bits,
-    encode_leaf,
-)
-from rtc_flower.errors import (
-    BallotError,
-    FormatError,
-    LedgerError,
-    SignatureError,
-    TaskError,
-)
-from rtc_flower.files import (
-    WriterLock,
-    check_head,
-    connect,
-    storage_errors,
-    write_atomically,
-)
+from rtc_flower.entries import Refusal, Task, encode_leaf
+from rtc_flower.errors import BallotError, FormatError, LedgerError, SignatureError, TaskError
 from rtc_flower.keys import SigningKey
 from rtc_flower.roster import Member, Roster
-from rtc_flower.schema import DERIVED, create, derive, keeps_blocks, leave_blocks_out
+from rtc_flower.rules import Order, Rule
 from rtc_flower.signatures import hand_over
-from rtc_flower.stopping import Order, Rule
 from rtc_flower.tally import Tally
 from rtc_flower.tasks import check_parameters
-
-__all__ = ["Ledger", "Posting", "Receipt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +71,7 @@ class Posting:
     rule, order : Rule, Order
         ``order=None`` takes the rule's usual order.
     inv_delta, lead, min_ballots : int
-        See `rtc_flower.stopping.StopRule`.
+        See `rtc_flower.rules.StopRule`.
     close_min : int or None
         Decided samples that suffice to close; all of them by default.
     """
@@ -118,7 +89,7 @@ class Posting:
     close_min: int | None = None
 
     def task(
-        self, *, roster: Roster, positions: Sequence[int], last_close: bytes, nonce: bytes
+        self, roster: Roster, positions: Sequence[int], *, last_close: bytes, nonce: bytes
     ) -> Task:
         """Build the TASK for the members at ``positions``.
 
@@ -127,22 +98,20 @@ class Posting:
         TaskError
             If a parameter is out of range.
         """
-        order = self.order
-        if order is None:
-            order = Order.ARRIVAL if self.rule in (Rule.CERTAIN, Rule.ALL) else Order.INVITATION
+        usual = Order.ARRIVAL if self.rule in (Rule.CERTAIN, Rule.ALL) else Order.INVITATION
         task = Task(
             samples_hash=self.samples_hash,
             n=self.n,
             class_names=tuple(self.class_names),
             roster_version=roster.version,
             roster_size=len(roster.members),
-            electorate=electorate_bits(positions, len(roster.members)),
+            electorate=entries.electorate_bits(positions, len(roster.members)),
             rule=self.rule,
             inv_delta=self.inv_delta,
             lead=self.lead,
             min_ballots=self.min_ballots,
             close_min=self.n if self.close_min is None else self.close_min,
-            order=order,
+            order=usual if self.order is None else self.order,
             kind=self.kind,
             last_close=last_close,
             nonce=nonce,
@@ -152,13 +121,8 @@ class Posting:
 
     def check(self, *, electorate: int) -> None:
         """Check the parameters for so many voters; may raise `TaskError`."""
-        members = tuple(Member(bytes(32), "") for _ in range(electorate))
-        self.task(
-            roster=Roster(0, members),
-            positions=range(electorate),
-            last_close=bytes(32),
-            nonce=bytes(32),
-        )
+        roster = Roster(0, (Member(bytes(32), ""),) * electorate)
+        self.task(roster, range(electorate), last_close=bytes(32), nonce=bytes(32))
 
 
 def _now_ms() -> int:
@@ -202,32 +166,25 @@ class Ledger:
         self.head_file = head_file or path.with_name("HEAD")
         self._clock = clock
         self.seconds = 0.0
-        self._lock = WriterLock(path)
-        try:
-            self._connection = connect(path, mode="rw")
-            try:
-                self._prepare()
-            except BaseException:
-                self._connection.close()
-                raise
-        except BaseException:
-            self._lock.release()
-            raise
+        with ExitStack() as opened:
+            opened.callback(files.WriterLock(path).release)
+            self._db = opened.enter_context(closing(files.connect(path, mode="rw")))
+            self._prepare()
+            self._opened = opened.pop_all()
 
     def _prepare(self) -> None:
-        with storage_errors(self.path):
+        with files.storage_errors(self.path):
             # FULL syncs no directory after the journal's end, so that a power cut could bring the
             # journal back and take an acknowledged ballot away; EXTRA does.
-            self._connection.execute("PRAGMA synchronous = EXTRA")
+            self._db.execute("PRAGMA synchronous = EXTRA")
             self._load()
-            self._blocks = keeps_blocks(self._connection)
-        genesis = self.replay.genesis
-        if genesis is None or self.replay.server_key != self.key.public:
+            self._blocks = schema.keeps_blocks(self._db)
+        if self.replay.genesis is None or self.replay.server_key != self.key.public:
             raise LedgerError(
                 f"{self.path}: expected the server key that this ledger names, "
                 f"got {self.key.public.hex()[:16]}..."
             )
-        check_head(self.head_file, self.replay)
+        files.check_head(self.head_file, self.replay)
         self._publish()
 
     @classmethod
@@ -236,7 +193,7 @@ class Ledger:
         path: Path,
         key: SigningKey,
         *,
-        enrolment: Enrolment = Enrolment.OPEN,
+        enrolment: entries.Enrolment = entries.Enrolment.OPEN,
         admin_key: bytes | None = None,
         continues: Checkpoint | None = None,
         blocks: bool = True,
@@ -258,118 +215,86 @@ class Ledger:
         LedgerError
             If the file exists already.
         """
-        head = head_file or path.with_name("HEAD")
-        for existing in (path, head):
+        for existing in (path, head_file or path.with_name("HEAD")):
             if existing.exists():
                 raise LedgerError(f"{existing} exists already; a ledger is never overwritten")
-        old = continues or Checkpoint(bytes(32), 0, bytes(32))
-        genesis = Genesis(
-            urandom(32),
-            key.public,
-            enrolment,
-            admin_key or bytes(32),
-            old.ledger_id,
-            old.size,
-            old.root,
-        )
+        old = astuple(continues or Checkpoint(bytes(32), 0, bytes(32)))
+        admin = admin_key or bytes(32)
+        genesis = entries.Genesis(urandom(32), key.public, enrolment, admin, *old)
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{getpid()}.new")
-        draft.unlink(missing_ok=True)
-        with storage_errors(path):
-            connection = sqlite3.connect(draft, isolation_level=None)
-            try:
-                create(connection)
-                if not blocks:
-                    leave_blocks_out(connection)
-                replay = Replay()
-                leaf = encode_leaf(genesis, clock())
+        with files.drafting(path) as draft:
+            with (
+                files.storage_errors(path),
+                closing(sqlite3.connect(draft, isolation_level=None)) as db,
+            ):
+                schema.create(db, blocks=blocks)
+                replay, leaf = Replay(), encode_leaf(genesis, clock())
                 applied = replay.apply(leaf)
-                connection.execute("BEGIN")
-                _insert(connection, replay, [(leaf, applied)], 0, blocks=blocks)
-                _insert_checkpoint(connection, replay, key)
-                connection.execute("COMMIT")
-            except BaseException:
-                connection.close()
-                draft.unlink(missing_ok=True)
-                raise
-            connection.close()
-        try:
-            link(draft, path)  # a ledger is there with its GENESIS, or not at all
-        except FileExistsError as error:
-            raise LedgerError(f"{path} exists already; a ledger is never overwritten") from error
-        finally:
-            draft.unlink()
+                db.execute("BEGIN")
+                _insert(db, replay, key, [(leaf, applied)], blocks=blocks)
+                db.execute("COMMIT")
+            try:
+                link(draft, path)  # a ledger is there with its GENESIS, or not at all
+            except FileExistsError as error:
+                what = f"{path} exists already; a ledger is never overwritten"
+                raise LedgerError(what) from error
         return cls(path, key, head_file=head_file, clock=clock)
 
     def _load(self) -> None:
         """Replay the log from the file."""
-        self.replay, self._number = Replay(), 0
-        rows = self._connection.execute("SELECT leaf FROM entry ORDER BY idx")
-        for (leaf,) in rows:
-            if isinstance(self.replay.apply(leaf).entry, Task):
-                self._number += 1
-        row = self._connection.execute(
-            "SELECT note FROM checkpoint ORDER BY size DESC LIMIT 1"
-        ).fetchone()
-        self.checkpoint: str = row[0] if row else ""
+        self.replay = Replay()
+        for (leaf,) in self._db.execute("SELECT leaf FROM entry ORDER BY idx"):
+            self.replay.apply(leaf)
+        notes = self._db.execute("SELECT note FROM checkpoint ORDER BY size DESC LIMIT 1")
+        self.checkpoint: str = next(notes, ("",))[0]
 
     def close(self) -> None:
         """Release the file; idempotent."""
-        if self._connection is not None:
-            self._connection.close()
-            self._lock.release()
-            del self._connection
-            self._connection = None  # type: ignore[assignment]
+        self._opened.close()
 
     def __enter__(self) -> Ledger:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     # -- appending ------------------------------------------------------------------------
 
-    def _append(self, entry: Entry, *, samples: bytes | None = None) -> Applied:
+    def _append(self, entry: entries.Entry, *, samples: bytes | None = None) -> Applied:
         """Check, apply and store one entry, and the CLOSE that it makes due, atomically."""
         begin, now = time.perf_counter(), self._clock()
         leaf = encode_leaf(entry, now)
-        number = self._number + isinstance(entry, Task)
         try:
             batch = [(leaf, self.replay.apply(leaf))]
             if self.replay.due is not None:
                 leaf = encode_leaf(self.replay.due, now)
                 batch.append((leaf, self.replay.apply(leaf)))
-            with storage_errors(self.path):
-                self._connection.execute("BEGIN IMMEDIATE")
-                _insert(self._connection, self.replay, batch, number, blocks=self._blocks)
+            with files.storage_errors(self.path):
+                self._db.execute("BEGIN IMMEDIATE")
+                note = _insert(self._db, self.replay, self.key, batch, blocks=self._blocks)
                 if samples is not None:
-                    self._connection.execute("INSERT INTO samples VALUES (?, ?)", (number, samples))
-                note = _insert_checkpoint(self._connection, self.replay, self.key)
-                self._connection.execute("COMMIT")
+                    row = (self.replay.number, samples)
+                    self._db.execute("INSERT INTO samples VALUES (?, ?)", row)
+                self._db.execute("COMMIT")
         except BaseException:  # Ctrl-C too: memory must not run ahead of the file
             self._roll_back()
             raise
         # Committed: from here on a crash loses nothing of this entry.
-        self._number, self.checkpoint = number, note
+        self.checkpoint = note
         self._publish()
         self.seconds += time.perf_counter() - begin
         return batch[0][1]
 
     def _roll_back(self) -> None:
         """Bring memory back to what the file says."""
-        with storage_errors(self.path):
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+        with files.storage_errors(self.path):
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
             self._load()
 
     def _publish(self) -> None:
         """Write HEAD. One that lags is repaired at the next opening, so it need not be synced."""
-        write_atomically(self.head_file, self.checkpoint)
+        files.write_atomically(self.head_file, self.checkpoint)
 
     def enrol(self, newcomers: Iterable[tuple[bytes, str]]) -> None:
         """Append a ROSTER with ``(key, name)`` pairs added; under open and replay enrolment.
@@ -381,7 +306,7 @@ class Ledger:
         ReplayError
             If a key may not be enrolled or a name is taken.
         """
-        if self._genesis().enrolment is Enrolment.ROSTER:
+        if self.replay.roster_key != self.replay.server_key:
             raise LedgerError("only the admin key enrols here; ask its holder for a signed roster")
         roster = self.replay.roster.enrol(newcomers)
         self._append(roster.sign(self.key, ledger_id=self.replay.ledger_id))
@@ -415,19 +340,20 @@ class Ledger:
         bool
             Whether it was, and the voter was not accused of it before.
         """
-        stored = self.tally.ballots.get(voter)
         try:
             second = self._read_ballot(payload, voter)
         except BallotError:
             return False
-        first = Ballot.read(Reader(self._ballot_at(stored))) if stored is not None else second
-        context = (self.replay.ledger_id, self.tally.task_id)
+        stored, task_id = self.tally.ballots.get(voter), self.tally.task_id
+        first = second if stored is None else Ballot.read(Reader(self._ballot_at(stored)))
         same = first.header.ballot_id == second.header.ballot_id
-        if same or context != (second.header.ledger_id, second.header.task_id):
+        context = (second.header.ledger_id, second.header.task_id)
+        known = (task_id, voter) in self.replay.accused
+        if same or known or context != (self.replay.ledger_id, task_id):
             return False
-        if self.replay.is_accused(self.tally.task_id, voter):
-            return False
-        self._append(Evidence(first.header, first.signature, second.header, second.signature))
+        self._append(
+            entries.Evidence(first.header, first.signature, second.header, second.signature)
+        )
         return True
 
     def cosign(self, size: int, line: str, *, voter: bytes) -> None:
@@ -442,22 +368,20 @@ class Ledger:
             raise FormatError(f"expected a size from 1 to {self.replay.size}, got {size}")
         stated = Checkpoint(self.replay.ledger_id, size, self.replay.roots[size])
         stated.check_cosignature(line, voter)
-        with storage_errors(self.path):
-            self._connection.execute(
-                "INSERT OR REPLACE INTO cosignature VALUES (?, ?, ?)", (size, voter, line)
-            )
+        with files.storage_errors(self.path):
+            sql = "INSERT OR REPLACE INTO cosignature VALUES (?, ?, ?)"
+            self._db.execute(sql, (size, voter, line))
+
+    def _blobs(self, sql: str, *values: object) -> list[bytes]:
+        return [blob for (blob,) in self._db.execute(sql, values)]
+
+    def leaf(self, index: int) -> bytes:
+        """Log leaf ``index``."""
+        return self._blobs("SELECT leaf FROM entry WHERE idx = ?", index)[0]
 
     def leaves(self, start: int) -> list[bytes]:
         """Log leaves from ``start`` on."""
-        rows = self._connection.execute(
-            "SELECT leaf FROM entry WHERE idx >= ? ORDER BY idx", (start,)
-        )
-        return [bytes(leaf) for (leaf,) in rows]
-
-    def _genesis(self) -> Genesis:
-        if self.replay.genesis is None:
-            raise RuntimeError("a ledger without GENESIS was opened")
-        return self.replay.genesis
+        return self._blobs("SELECT leaf FROM entry WHERE idx >= ? ORDER BY idx", start)
 
     def post(self, posting: Posting, *, electorate: Iterable[bytes]) -> Tally:
         """Append a TASK for the members with the keys ``electorate``.
@@ -467,36 +391,25 @@ class Ledger:
         TaskError
             If a parameter is out of range; nothing is written.
         """
-        roster = self.replay.roster
-        positions = roster.active()
-        keys = list(electorate)
-        unknown = [key.hex()[:16] for key in keys if key not in positions]
+        roster, keys = self.replay.roster, list(electorate)
+        active = roster.active()
+        unknown = [key.hex()[:16] for key in keys if key not in active]
         if unknown:
             raise TaskError(f"the electorate must be enrolled and active, got {unknown}")
-        task = posting.task(
-            roster=roster,
-            positions=[positions[key] for key in keys],
-            last_close=self.replay.last_close,
-            nonce=urandom(32),
-        )
+        positions = [active[key] for key in keys]
+        last_close = self.replay.last_close
+        task = posting.task(roster, positions, last_close=last_close, nonce=urandom(32))
         self._append(task, samples=posting.data)
         return self.tally
 
     @property
     def tally(self) -> Tally:
         """The last task posted; `RuntimeError` when there is none."""
-        if self.replay.tally is None:
-            raise RuntimeError("no task was posted on this ledger")
-        return self.replay.tally
-
-    @property
-    def number(self) -> int:
-        """Number of the last task posted, from 1."""
-        return self._number
+        return self.replay.current
 
     def invite(self, more: int) -> None:
         """Append an INVITE for ``more`` further ranks."""
-        self._append(Invite(self.tally.task_id, more))
+        self._append(entries.Invite(self.tally.task_id, more))
 
     def submit(self, payload: bytes, *, voter: bytes) -> Receipt:
         """Append a ballot that came in ``voter``'s name.
@@ -520,28 +433,22 @@ class Ledger:
         task = self.tally.task
         most = ballot_size(task.n, task.codec.dtype.itemsize)
         if len(payload) > most:
-            raise BallotError(
-                Refusal.SIZE, f"expected at most {most} bytes of ballot, got {len(payload)}"
-            )
+            what = f"expected at most {most} bytes of ballot, got {len(payload)}"
+            raise BallotError(Refusal.SIZE, what)
         try:
             ballot = Ballot.read(Reader(payload))
+            if ballot.header.voter != voter:
+                names = f"{voter.hex()[:16]}..., got one of {ballot.header.voter.hex()[:16]}..."
+                raise BallotError(Refusal.CONTEXT, f"expected a ballot of {names}")
+            ballot.check_signature()
         except FormatError as error:
             raise BallotError(Refusal.FORMAT, str(error)) from error
-        if ballot.header.voter != voter:
-            raise BallotError(
-                Refusal.CONTEXT,
-                f"expected a ballot of {voter.hex()[:16]}..., "
-                f"got one of {ballot.header.voter.hex()[:16]}...",
-            )
-        try:
-            ballot.check_signature()
         except SignatureError as error:
             raise BallotError(Refusal.SIGNATURE, str(error)) from error
         return ballot
 
     def _ballot_at(self, index: int) -> bytes:
-        row = self._connection.execute("SELECT leaf FROM entry WHERE idx = ?", (index,)).fetchone()
-        return bytes(row[0][25:])  # behind tag, type and time
+        return self.leaf(index)[25:]  # behind tag, type and time
 
     def receipt(self, index: int) -> Receipt:
         """Inclusion proof of entry ``index`` under the last checkpoint."""
@@ -552,61 +459,42 @@ class Ledger:
     def refuse(self, voter: bytes, reason: Refusal, *, content: bytes) -> None:
         """Append a REFUSED: what was sent is kept as a digest and a size only."""
         digest = sha256(content).digest()
-        self._append(Refused(self.tally.task_id, voter, reason, digest, len(content)))
+        self._append(entries.Refused(self.tally.task_id, voter, reason, digest, len(content)))
 
-    def absent(self, voter: bytes, reason: AbsenceReason) -> None:
+    def absent(self, voter: bytes, reason: entries.AbsenceReason) -> None:
         """Append an ABSENT: ``voter`` is settled without a ballot."""
-        self._append(Absent(self.tally.task_id, voter, reason))
+        self._append(entries.Absent(self.tally.task_id, voter, reason))
 
     def abort(self) -> None:
         """Close the open task without outcomes."""
-        self._append(self.tally.close(CloseReason.ABORTED))
+        self._append(self.tally.close(entries.CloseReason.ABORTED))
 
     def samples(self) -> bytes:
         """Sample set of the last task posted, as stored."""
-        row = self._connection.execute(
-            "SELECT data FROM samples WHERE task = ?", (self._number,)
-        ).fetchone()
-        return bytes(row[0])
+        return self._blobs("SELECT data FROM samples WHERE task = ?", self.replay.number)[0]
 
     def ballots_of(self, voter: bytes) -> list[tuple[bytes, int]]:
         """Task id and log index of every stored ballot of ``voter``."""
         sql = "SELECT task_id, b.idx FROM ballot b JOIN task USING (task) WHERE voter = ?"
-        return [(bytes(task), index) for task, index in self._connection.execute(sql, (voter,))]
+        return self._db.execute(sql, (voter,)).fetchall()
 
     def rotations(self) -> list[bytes]:
         """Leaves of every SERVER-KEY."""
-        sql = "SELECT leaf FROM entry JOIN server_key USING (idx) ORDER BY idx"
-        return [bytes(leaf) for (leaf,) in self._connection.execute(sql)]
-
-    def leaf(self, index: int) -> bytes:
-        """Log leaf ``index``."""
-        row = self._connection.execute("SELECT leaf FROM entry WHERE idx = ?", (index,)).fetchone()
-        return bytes(row[0])
-
-
-_INSERT = {
-    name: f'INSERT INTO "{name}" VALUES ({", ".join("?" * len(columns))})'
-    for name, (columns, _) in DERIVED.items()
-}
+        return self._blobs("SELECT leaf FROM entry JOIN server_key USING (idx) ORDER BY idx")
 
 
 def _insert(
-    connection: sqlite3.Connection,
+    db: sqlite3.Connection,
     replay: Replay,
+    key: SigningKey,
     batch: list[tuple[bytes, Applied]],
-    number: int,
     *,
     blocks: bool,
-) -> None:
+) -> str:
+    """Insert entries, the rows they cause, and the checkpoint that covers them; return it."""
     for leaf, applied in batch:
-        connection.execute("INSERT INTO entry VALUES (?, ?)", (applied.index, leaf))
-        for table, rows in derive(applied, replay, number):
-            if blocks or table != "block":
-                connection.executemany(_INSERT[table], rows)
-
-
-def _insert_checkpoint(connection: sqlite3.Connection, replay: Replay, key: SigningKey) -> str:
+        db.execute("INSERT INTO entry VALUES (?, ?)", (applied.index, leaf))
+        schema.store(db, applied, replay, blocks=blocks)
     note = Checkpoint(replay.ledger_id, replay.size, replay.tree.root()).sign(key)
-    connection.execute("INSERT INTO checkpoint VALUES (?, ?)", (replay.size, note))
+    db.execute("INSERT INTO checkpoint VALUES (?, ?)", (replay.size, note))
     return note

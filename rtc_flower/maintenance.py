@@ -10,11 +10,9 @@ import contextlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 from rtc_flower.consensus import Replay
-from rtc_flower.entries import Task
 from rtc_flower.errors import (
     FormatError,
     LedgerError,
@@ -26,11 +24,12 @@ from rtc_flower.files import (
     WriterLock,
     check_head,
     connect,
+    drafting,
     reading,
     storage_errors,
     sync_directory,
 )
-from rtc_flower.schema import DERIVED, create, derive, keeps_blocks, leave_blocks_out
+from rtc_flower.schema import create, keeps_blocks, store
 from rtc_flower.verify import Report, verify
 
 _KEPT = {
@@ -69,7 +68,7 @@ def repair(path: Path, *, blocks: bool | None = None) -> Report:
     """
     lock = WriterLock(path)
     try:
-        with _draft(path) as draft:
+        with drafting(path) as draft:
             with contextlib.closing(connect(path, mode="rw")) as source, storage_errors(path):
                 _derive_anew(source, draft, blocks=blocks)
             report = verify(draft)
@@ -87,27 +86,15 @@ def repair(path: Path, *, blocks: bool | None = None) -> Report:
     return report
 
 
-@contextlib.contextmanager
-def _draft(path: Path) -> Iterator[Path]:
-    """Name of a file that is to take the place of ``path``; gone at the end."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
-    draft.unlink(missing_ok=True)
-    try:
-        yield draft
-    finally:
-        draft.unlink(missing_ok=True)
-
-
 def _derive_anew(source: sqlite3.Connection, draft: Path, *, blocks: bool | None) -> None:
     with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as target:
-        create(target)
         keep = _keeps_blocks(source) if blocks is None else blocks
+        create(target, blocks=keep)
         target.execute("BEGIN")
-        if not keep:
-            leave_blocks_out(target)
         for table, columns in _KEPT.items():
             rows = source.execute(f"SELECT {', '.join(columns)} FROM {table}")
-            target.executemany(f"INSERT INTO {table} VALUES ({_marks(columns)})", rows)
+            marks = ", ".join("?" * len(columns))
+            target.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
         _replay_into(target, keep=keep)
         target.execute("COMMIT")
 
@@ -119,12 +106,8 @@ def _keeps_blocks(source: sqlite3.Connection) -> bool:
         return True
 
 
-def _marks(columns: object) -> str:
-    return ", ".join("?" * len(columns))  # type: ignore[arg-type]
-
-
 def _replay_into(target: sqlite3.Connection, *, keep: bool) -> None:
-    replay, number = Replay(), 0
+    replay = Replay()
     for index, leaf in target.execute("SELECT idx, leaf FROM entry ORDER BY idx").fetchall():
         try:
             applied = replay.apply(leaf)
@@ -135,11 +118,7 @@ def _replay_into(target: sqlite3.Connection, *, keep: bool) -> None:
                 f"the log itself is bad at entry {index} ({error}); nothing was changed. "
                 "Restore a backup"
             ) from error
-        number += isinstance(applied.entry, Task)
-        for table, rows in derive(applied, replay, number):
-            if keep or table != "block":
-                marks = _marks(DERIVED[table][0])
-                target.executemany(f'INSERT INTO "{table}" VALUES ({marks})', rows)
+        store(target, applied, replay, blocks=keep)
 
 
 def backup(path: Path, destination: Path) -> str:
@@ -160,7 +139,7 @@ def backup(path: Path, destination: Path) -> str:
             raise LedgerError(f"{existing} exists already; move it away first")
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with _draft(destination) as draft:
+        with drafting(destination) as draft:
             note = _copy(path, draft)
             os.link(draft, destination)
             sync_directory(destination.parent)

@@ -1,27 +1,27 @@
-"""Stop rules: which samples of a task are decided after a ballot was counted.
+"""Stop rules on a plain vote matrix, without a ledger.
 
-Everything here is decided by integers, so that every verifier on every machine repeats the same
-decision. A rule sees four numbers of a sample: the votes of its longest fork (``a``) and of its
-second longest (``b``), the members of the electorate who could still vote (``r``), and the
-ballots counted so far.
-
-``certain`` is the paper's eq. (9) as it must be meant: no fork can possibly become longer.
-``certified`` adds a without-replacement e-value with a Beta(4, 1) prior; ``docs/theory.md``
-derives it. ``paper`` is the lead of section 4.5. ``all`` never fires.
+The rules themselves are in `rtc_flower.rules`, which voting and verifying import; their names
+are here as well, so that this module is all that an experiment with stop rules needs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import IntEnum
-from functools import lru_cache
-from math import factorial, perm
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rtc_flower.errors import TaskError
+from rtc_flower.rules import (
+    LARGEST_CERTIFIED,
+    U32_MAX,
+    Order,
+    Rule,
+    StopRule,
+    certified_int,
+    check_range,
+    least_leaders,
+)
 
 __all__ = [
     "LARGEST_CERTIFIED",
@@ -34,215 +34,6 @@ __all__ = [
     "paper_rule",
     "stop_positions",
 ]
-
-Ints = NDArray[np.integer[Any]]
-
-LARGEST_CERTIFIED = 1_000
-"""Largest electorate that `certified` accepts; beyond it exact tables cost minutes."""
-
-_U32 = 2**32
-_PRIOR = 4
-"""The prior on the leader's share is Beta(4, 1): any prior is valid, this one stops early."""
-
-
-class Rule(IntEnum):
-    """Stop rule of a task; the value is what TASK stores, the lower-case name what users write."""
-
-    CERTAIN = 1
-    CERTIFIED = 2
-    PAPER = 3
-    ALL = 4
-
-
-class Order(IntEnum):
-    """Order in which ballots are counted; the value is what TASK stores."""
-
-    ARRIVAL = 0
-    INVITATION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class StopRule:
-    """The stop rule of one task with the integers that TASK fixes before any vote.
-
-    Parameters
-    ----------
-    rule : Rule
-        When a sample is decided.
-    k : int
-        Number of classes, 2 to 1,000.
-    inv_delta : int
-        1 / delta of `certified`: the outcome of a sample differs from the full vote with
-        probability at most delta. 2 or more.
-    lead : int
-        Lead in votes at which `paper` fires (section 4.5: 21). 1 or more.
-    min_ballots : int
-        Turnout floor: no rule fires before so many ballots are counted. 1 or more.
-
-    Raises
-    ------
-    TaskError
-        If a parameter is out of its range.
-    """
-
-    rule: Rule
-    k: int
-    inv_delta: int = 1_000
-    lead: int = 21
-    min_ballots: int = 1
-
-    def __post_init__(self) -> None:
-        if self.rule not in tuple(Rule):
-            raise TaskError(f"rule must be one of 1 to 4, got {self.rule!r}")
-        object.__setattr__(self, "rule", Rule(self.rule))
-        _check_range("k", self.k, 2, 1_000)
-        _check_range("inv_delta", self.inv_delta, 2, _U32 - 1)
-        _check_range("lead", self.lead, 1, _U32 - 1)
-        _check_range("min_ballots", self.min_ballots, 1, _U32 - 1)
-
-    @property
-    def freezes(self) -> bool:
-        """Whether a decided sample mints no further block, so that the longest fork stays it."""
-        return self.rule in (Rule.CERTIFIED, Rule.PAPER)
-
-    def check(self, order: Order, electorate: int) -> None:
-        """Refuse a task in which this rule would be void or could never fire.
-
-        Parameters
-        ----------
-        order : Order
-            Counting order of the task.
-        electorate : int
-            Members of the electorate.
-
-        Raises
-        ------
-        TaskError
-            If a rule that freezes is combined with order `arrival` (lazy and Sybil nodes answer
-            first), if `min_ballots` exceeds the electorate, or if the electorate is too large
-            for the exact table of `certified`.
-        """
-        name = self.rule.name.lower()
-        if self.freezes and order != Order.INVITATION:
-            got = Order(order).name.lower()
-            raise TaskError(f"rule {name} needs counting order invitation, got {got}")
-        if self.min_ballots > electorate:
-            raise TaskError(f"min_ballots is {self.min_ballots}, the electorate {electorate}")
-        if self.rule is Rule.CERTIFIED and electorate > LARGEST_CERTIFIED:
-            raise TaskError(
-                f"rule certified takes an electorate of at most {LARGEST_CERTIFIED}, "
-                f"got {electorate}"
-            )
-
-    def fires(
-        self, leader: Ints, runner_up: Ints, remaining: int, counted: int
-    ) -> NDArray[np.bool_]:
-        """Which samples are decided now.
-
-        Parameters
-        ----------
-        leader, runner_up : integer arrays, shape (n,)
-            Votes of the longest and of the second longest fork of every sample.
-        remaining : int
-            Members of the electorate who could still vote, invited or not.
-        counted : int
-            Ballots counted so far, abstentions included.
-
-        Returns
-        -------
-        bool array, shape (n,)
-
-        Raises
-        ------
-        ValueError
-            If `remaining` or `counted` is negative, or a sample has more votes than `counted`.
-        """
-        if remaining < 0 or counted < 0:
-            raise ValueError(f"remaining and counted must be >= 0, got {remaining}, {counted}")
-        if counted < self.min_ballots or self.rule is Rule.ALL or not leader.size:
-            return np.zeros(leader.shape, dtype=np.bool_)
-        if self.rule is Rule.CERTAIN:
-            return np.asarray(leader.astype(np.int64) - runner_up > remaining)
-        if self.rule is Rule.PAPER:
-            return np.asarray(leader.astype(np.int64) - runner_up >= self.lead)
-        row = least_leaders(remaining, counted, self.k, self.inv_delta)
-        if int(runner_up.max()) >= len(row):
-            raise ValueError(f"runner_up reaches {runner_up.max()} with {counted} ballots counted")
-        return np.asarray(leader >= row[runner_up])
-
-
-def certified_int(a: int, b: int, r: int, k: int, inv_delta: int) -> bool:
-    """Whether a sample is certified, in exact integers.
-
-    True when ``a - b > r`` or when the e-value against every composition of the electorate in
-    which the leader does not win reaches ``(k - 1) * inv_delta``. The least e-value over the
-    unknown final number M of votes for the pair lies at an even M = 2m; with falling factorials
-    the test is ``4 b! (2m)_(a+b) >= (k-1) inv_delta (a+b+4)_(b+1) (m)_a (m)_b``.
-
-    Parameters
-    ----------
-    a, b : int
-        Votes of the leader and of the runner-up.
-    r : int
-        Members of the electorate who could still vote.
-    k : int
-        Number of classes.
-    inv_delta : int
-        1 / delta.
-
-    Returns
-    -------
-    bool
-
-    Raises
-    ------
-    ValueError
-        If a count is negative, ``k < 2`` or ``inv_delta < 2``.
-    """
-    if min(a, b, r) < 0 or k < 2 or inv_delta < 2:
-        raise ValueError(f"a, b, r >= 0, k, inv_delta >= 2, got {a}, {b}, {r}, {k}, {inv_delta}")
-    if a <= b:
-        return False
-    if a - b > r:
-        return True
-    n, square = a + b, (a - b) ** 2
-    m = (n + r) // 2
-    if square < n:
-        m = min(m, (n * n - square) // (2 * (n - square)))
-    m = max(m, a)
-    evidence = _PRIOR * factorial(b) * perm(2 * m, n)
-    return evidence >= (k - 1) * inv_delta * perm(n + _PRIOR, b + 1) * perm(m, a) * perm(m, b)
-
-
-@lru_cache(maxsize=4_096)
-def least_leaders(remaining: int, counted: int, k: int, inv_delta: int) -> NDArray[np.int64]:
-    """Least leader count that is certified, for every runner-up count.
-
-    Parameters
-    ----------
-    remaining, counted : int
-        Members of the electorate who could still vote; ballots counted.
-    k, inv_delta : int
-        Classes and 1 / delta.
-
-    Returns
-    -------
-    int64 array, shape (counted // 2 + 1,), read-only
-        Entry b; ``counted + 1`` where no leader of at most ``counted - b`` votes is certified.
-        Both the entries (in b) and the test (in the leader) are monotone, so that one walk
-        upwards finds the row.
-    """
-    row = np.full(counted // 2 + 1, counted + 1, dtype=np.int64)
-    a = 1
-    for b in range(len(row)):
-        a = max(a, b + 1)
-        while a + b <= counted and not certified_int(a, b, remaining, k, inv_delta):
-            a += 1
-        if a + b > counted:
-            break
-        row[b] = a
-    row.setflags(write=False)
-    return row
 
 
 class Stopped(NamedTuple):
@@ -356,13 +147,13 @@ def paper_rule(
         If a value is out of range, only one of `ratio` and `risk` is given, or no number of
         honest nodes is enough.
     """
-    _check_range("k", k, 2, 1_000)
-    _check_range("sybil", sybil, 0, _U32 - 1)
+    check_range("k", k, 2, 1_000)
+    check_range("sybil", sybil, 0, U32_MAX)
     if (ratio is None) != (risk is None):
         raise TaskError(f"ratio and risk go together, got {ratio} and {risk}")
     if sybil and p is None:
         raise TaskError(f"rule paper needs p, the honest nodes' accuracy, with sybil = {sybil}")
-    # theory needs scipy, which the voting and verifying path does without.
+    # theory needs scipy, which only this function and the planning commands need.
     from rtc_flower.theory import honest_needed, z_for_risk
 
     try:
@@ -375,8 +166,3 @@ def paper_rule(
     except ValueError as error:
         raise TaskError(f"rule paper: {error}") from error
     return StopRule(Rule.PAPER, k, lead=lead, min_ballots=floor)
-
-
-def _check_range(name: str, value: object, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise TaskError(f"{name} must be an integer in {low} to {high}, got {value!r}")

@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rtc_flower.ballot import Ballot
+from rtc_flower.ballot import Ballot, Header
 from rtc_flower.encoding import TAG_OUTCOMES, TAG_RANKS, digest
 from rtc_flower.entries import AbsenceReason, Absent, Close, CloseReason, Refusal, Task
 from rtc_flower.errors import BallotError, FormatError
 from rtc_flower.forks import Blocks, Forks
 from rtc_flower.roster import Roster
-from rtc_flower.stopping import Rule
+from rtc_flower.rules import Rule
 
-__all__ = ["Counted", "How", "Outcomes", "Tally", "invitation_order"]
-
-_OUTCOME = np.dtype(
-    [("cls", ">u2"), ("support", ">u4"), ("runner", ">u4"), ("how", "u1"), ("at", ">u4")]
-)
+# Class, support, runner-up, how, decided at.
+_OUTCOME = np.dtype(">u2, >u4, >u4, u1, >u4")
 
 
 class How(IntEnum):
@@ -46,7 +44,6 @@ class Counted:
     ----------
     index : int
         Its position in the log.
-    voter : bytes
     position : int
         Counting position, from 0.
     blocks : Blocks
@@ -55,7 +52,6 @@ class Counted:
     """
 
     index: int
-    voter: bytes
     position: int
     blocks: Blocks
     decided: int
@@ -85,11 +81,9 @@ class Outcomes:
 
     def digest(self, task_id: bytes) -> bytes:
         """What CLOSE states of these outcomes (32 bytes)."""
-        records = np.empty(len(self.classes), _OUTCOME)
-        records["cls"], records["support"] = self.classes, self.support
-        records["runner"], records["how"] = self.runner_up, self.how
-        records["at"] = self.decided_at
-        return digest(TAG_OUTCOMES, task_id, records.tobytes())
+        columns: list[npt.NDArray[Any]] = [self.classes, self.support, self.runner_up, self.how]
+        columns.append(self.decided_at)
+        return digest(TAG_OUTCOMES, task_id, np.rec.fromarrays(columns, dtype=_OUTCOME).tobytes())
 
 
 def invitation_order(task_id: bytes, keys: list[bytes]) -> list[bytes]:
@@ -170,27 +164,19 @@ class Tally:
         """Invited voters that are not settled, by rank."""
         return [key for key in self.ranks[: self.invited] if not self.is_settled(key)]
 
-    def check_ballot(self, ballot: Ballot) -> None:
-        """Refuse a ballot that this task may not take (R6 to R8).
+    def check_ballot(self, ballot: Ballot) -> npt.NDArray[np.uint16]:
+        """Votes (n,) of a ballot that this task may take (R6 to R8).
 
         Raises
         ------
         BallotError
         """
-        voter = ballot.header.voter
+        voter, n, codec = ballot.header.voter, self.task.n, self.task.codec
+        name = f"{voter.hex()[:16]}..."
         if not self.is_invited(voter):
-            raise BallotError(
-                Refusal.CONTEXT, f"expected an invited voter, got {voter.hex()[:16]}..."
-            )
+            raise BallotError(Refusal.CONTEXT, f"expected an invited voter, got {name}")
         if voter in self.ballots:
-            raise BallotError(
-                Refusal.DUPLICATE, f"expected one ballot of {voter.hex()[:16]}..., got a second"
-            )
-        self._votes(ballot)
-
-    def _votes(self, ballot: Ballot) -> npt.NDArray[np.uint16]:
-        """Decode the votes and check R8."""
-        n, codec = self.task.n, self.task.codec
+            raise BallotError(Refusal.DUPLICATE, f"expected one ballot of {name}, got a second")
         if ballot.header.n != n:
             raise BallotError(Refusal.FORMAT, f"expected {n} votes, got {ballot.header.n}")
         try:
@@ -199,31 +185,27 @@ class Tally:
             raise BallotError(Refusal.FORMAT, str(error)) from error
         odd = (votes >= self.task.k) & (votes != codec.abstain) & (votes != codec.not_asked)
         if odd.any():
-            sample = int(odd.argmax())
-            raise BallotError(
-                Refusal.CLASS,
-                f"expected a class below {self.task.k}, got {votes[sample]} for sample {sample}",
-            )
-        wrong = (votes == codec.not_asked) == self.asked(ballot.header.voter)
+            sample, k = int(odd.argmax()), self.task.k
+            what = f"expected a class below {k}, got {votes[sample]} for sample {sample}"
+            raise BallotError(Refusal.CLASS, what)
+        wrong = (votes == codec.not_asked) == self.asked(voter)
         if wrong.any():
-            raise BallotError(
-                Refusal.NOT_ASKED,
-                "expected NOT-ASKED exactly where it was not asked; "
-                f"sample {wrong.argmax()} differs",
-            )
+            what = f"exactly where it was not asked; sample {wrong.argmax()} differs"
+            raise BallotError(Refusal.NOT_ASKED, f"expected NOT-ASKED {what}")
         return votes
 
     # -- counting -------------------------------------------------------------------------
 
-    def take_ballot(self, ballot: Ballot, *, index: int) -> tuple[Counted, ...]:
+    def take_ballot(
+        self, header: Header, votes: npt.NDArray[np.uint16], *, index: int
+    ) -> tuple[Counted, ...]:
         """Store a checked ballot; count what has become countable."""
-        voter = ballot.header.voter
-        late = self.closed is not None or voter in self.absent
-        self.ballots[voter] = index
+        late = self.closed is not None or header.voter in self.absent
+        self.ballots[header.voter] = index
         if late:
             return ()
-        self._waiting[voter] = (index, ballot.header.ballot_id, self._votes(ballot))
-        return self._advance(voter)
+        self._waiting[header.voter] = (index, header.ballot_id, votes)
+        return self._advance(header.voter)
 
     def take_absence(self, entry: Absent) -> tuple[Counted, ...]:
         """Settle a voter without a ballot; count what has become countable."""
@@ -235,13 +217,12 @@ class Tally:
         if not self.task.by_invitation:
             return self._pass(voter)
         counted: list[Counted] = []
-        while not self._finished() and self._can_pass():
-            counted += self._pass(self.ranks[self.passed])
+        while not self._finished():
+            voter = self.ranks[self.passed]
+            if voter not in self._waiting and voter not in self.absent:
+                break
+            counted += self._pass(voter)
         return tuple(counted)
-
-    def _can_pass(self) -> bool:
-        voter = self.ranks[self.passed]
-        return voter in self._waiting or voter in self.absent
 
     def _pass(self, voter: bytes) -> tuple[Counted, ...]:
         self.passed += 1
@@ -256,7 +237,7 @@ class Tally:
         self.counted += 1
         self._decide()
         decided = int(np.count_nonzero(self.decided))
-        return (Counted(index, voter, self.counted - 1, blocks, decided),)
+        return (Counted(index, self.counted - 1, blocks, decided),)
 
     def _decide(self) -> None:
         """Let the stop rule decide samples; a decision is final."""
@@ -266,10 +247,10 @@ class Tally:
         fresh = fired & ~self.decided
         if fresh.any():
             certain = forks.leader_votes - forks.runner_votes > left
-            how = np.where(certain, How.CERTAIN, _HOW_OF_RULE[rule.rule])
-            if rule.rule is Rule.PAPER:
-                how = np.full(self.task.n, How.LEAD)
-            self._how[fresh] = how[fresh]
+            how = _HOW_OF_RULE[rule.rule]
+            self._how[fresh] = how
+            if how is How.CERTIFIED:  # says so only of what is not certain anyway
+                self._how[fresh & certain] = How.CERTAIN
             self._decided_at[fresh] = self.counted
             self.decided |= fresh
 
@@ -291,21 +272,12 @@ class Tally:
 
     def close(self, reason: CloseReason) -> Close:
         """What a CLOSE says now."""
-        counts = (
-            self.counted,
-            len(self.ballots) - self.counted,
-            len(self.absent),
-            len(self.ranks) - self.invited,
-        )
+        uncounted, uninvited = len(self.ballots) - self.counted, len(self.ranks) - self.invited
+        counts = (self.counted, uncounted, len(self.absent), uninvited)
         if reason is CloseReason.ABORTED:
             return Close(self.task_id, reason, *counts)
-        return Close(
-            self.task_id,
-            reason,
-            *counts,
-            self.outcomes().digest(self.task_id),
-            self.forks.tips_hash(self.task_id),
-        )
+        digests = (self.outcomes().digest(self.task_id), self.forks.tips_hash(self.task_id))
+        return Close(self.task_id, reason, *counts, *digests)
 
     def outcomes(self) -> Outcomes:
         """The longest forks as they stand."""

@@ -8,7 +8,7 @@ from rtc_flower.encoding import MAX_CLASSES
 from rtc_flower.entries import Task
 from rtc_flower.errors import ReplayError, TaskError, UnsupportedError
 from rtc_flower.roster import Roster
-from rtc_flower.stopping import Order, Rule
+from rtc_flower.rules import Order, Rule
 
 MAX_SAMPLES = 2**31 - 1
 MAX_COUNTS = 2**28

@@ -8,32 +8,21 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from rtc_flower import entries, errors, schema
 from rtc_flower.ballot import Ballot
 from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.consensus import Applied, Replay, rule_of
-from rtc_flower.entries import CloseReason, Enrolment, Evidence, Genesis, Task
-from rtc_flower.errors import (
-    BallotError,
-    FormatError,
-    LedgerError,
-    LedgerFormatError,
-    ReplayError,
-    RtcFlowerError,
-    SignatureError,
-    UnsupportedError,
-)
+from rtc_flower.errors import FormatError, RtcFlowerError
 from rtc_flower.files import snapshot
 from rtc_flower.samples import Samples, samples_hash
-from rtc_flower.schema import DERIVED, INDEXED, SCHEMA_SHA256, derive, keeps_blocks, schema_digest
 from rtc_flower.signatures import check_signatures
-
-__all__ = ["Report", "Step", "Verdict", "verify"]
 
 _TITLES = {
     "V1": "the file is a ledger of this format, with its tables and views unchanged",
@@ -158,11 +147,11 @@ def verify(path: Path, *, held: str | None = None, ledger_id: bytes | None = Non
     try:
         with snapshot(path) as connection:
             _Verifier(connection, report, ledger_id).run(held)
-    except UnsupportedError as error:
+    except errors.UnsupportedError as error:
         report.unsupported = str(error)
-    except LedgerFormatError as error:
+    except errors.LedgerFormatError as error:
         report.bad("V1", str(error))
-    except LedgerError as error:
+    except errors.LedgerError as error:
         report.unsupported = str(error)  # locked, or not to be read as it is: cannot say
     except MemoryError as error:
         report.unsupported = f"more memory than there is: {error}"
@@ -184,17 +173,18 @@ class _Verifier:
 
     def run(self, held: str | None) -> None:
         """Run every step; stops early where going on would only guess."""
-        if schema_digest(self.connection) != SCHEMA_SHA256:
+        if schema.schema_digest(self.connection) != schema.SCHEMA_SHA256:
             self.report.bad("V1", "expected the tables and views of this format, got others")
             return
-        for table in INDEXED:  # a row that its index leaves out is shown to users all the same
-            found = self.connection.execute(f'PRAGMA integrity_check("{table}")').fetchone()[0]
+        for table in schema.INDEXED:  # a row that its index leaves out is shown all the same
+            found = self._one(f'PRAGMA integrity_check("{table}")')
             if found != "ok":
                 self.report.bad("V1", f"table {table}: {found}")
                 return
         self.report.ok("V1")
-        self.tables = {name: self._rows(name) for name in DERIVED}
-        self.blocks = keeps_blocks(self.connection)
+        for name, key in schema.DERIVED.items():
+            self.tables[name] = self.connection.execute(f"SELECT * FROM {name} ORDER BY {key}")
+        self.blocks = schema.keeps_blocks(self.connection)
         if not self.blocks:
             next(self.tables["block"])  # the row that says so
         complete = self._replay()
@@ -209,10 +199,18 @@ class _Verifier:
         if held is not None:
             self._held(held, complete=complete)
 
-    def _rows(self, name: str) -> sqlite3.Cursor:
-        key = DERIVED[name][1]
-        order = key if isinstance(key, str) else ", ".join(key)
-        return self.connection.execute(f'SELECT * FROM "{name}" ORDER BY {order}')
+    def _one(self, sql: str, *values: object) -> Any:
+        """First column of the first row; None without a row."""
+        row = self.connection.execute(sql, values).fetchone()
+        return row and row[0]
+
+    @contextmanager
+    def _judging(self, number: str, where: str = "") -> Iterator[None]:
+        """Hold what is refused in this block against step ``number``."""
+        try:
+            yield
+        except RtcFlowerError as error:
+            self.report.bad(number, f"{where}{error}")
 
     def _replay(self) -> bool:
         """V2 to V6, V9, V10; whether the whole log was read."""
@@ -233,50 +231,44 @@ class _Verifier:
     def _entry(self, index: int, leaf: bytes) -> bool:
         try:
             applied = self.replay.apply(leaf)
-        except (UnsupportedError, MemoryError) as error:
+        except (errors.UnsupportedError, MemoryError) as error:
             self.report.unsupported = f"entry {index}: {error}"
             self.replay.skip(leaf)
             return True
         except FormatError as error:
             self.report.bad("V2", f"entry {index}: {error}")
             return False
-        except (ReplayError, BallotError) as error:
+        except (errors.ReplayError, errors.BallotError) as error:
             rule = rule_of(error)
-            self.report.bad(
-                "V4", f"entry {index}, rule {rule}: {str(error).removeprefix(rule + ': ')}"
-            )
+            what = str(error).removeprefix(f"{rule}: ")
+            self.report.bad("V4", f"entry {index}, rule {rule}: {what}")
             return False
         self.report.entries += 1
+        self.report.tasks = self.replay.number
         self._signed(applied)
         self._derived(applied)
         return True
 
     def _signed(self, applied: Applied) -> None:
         """V3, V5, V6, V10: what is particular to an entry's type."""
-        entry = applied.entry
         try:
             check_signatures(applied, self.replay)
-        except SignatureError as error:
+        except errors.SignatureError as error:
             step, _, detail = str(error).partition(": ")
             self.report.bad(step, detail)
-        match entry:
-            case Genesis():
-                self._genesis(entry)
+        match applied.entry:
+            case entries.Genesis() as genesis:
+                self._genesis(genesis)
             case Ballot():
                 self.report.ballots += 1
-            case Evidence():
-                voter = entry.first.voter.hex()[:16]
+            case entries.Evidence() as evidence:
+                voter = evidence.first.voter.hex()[:16]
                 self.report.notes.append(f"evidence: {voter}... signed two ballots for one task")
-            case Task():
-                self.report.tasks += 1
-                self._samples(entry)
+            case entries.Task() as task:
+                with self._judging("V10", f"task {self.report.tasks}: "):
+                    self._samples(task)
 
-    def _genesis_of(self) -> Genesis:
-        if self.replay.genesis is None:
-            raise RuntimeError("GENESIS comes first (R1)")
-        return self.replay.genesis
-
-    def _genesis(self, genesis: Genesis) -> None:
+    def _genesis(self, genesis: entries.Genesis) -> None:
         ledger_id = self.replay.ledger_id
         self.report.ledger_id = ledger_id.hex()
         if self.ledger_id not in (None, ledger_id):
@@ -285,29 +277,21 @@ class _Verifier:
         if genesis.previous_size:
             old = f"{genesis.previous_id.hex()[:16]}... at {genesis.previous_size} entries"
             self.report.notes.append(f"this ledger continues ledger {old}")
-        if genesis.enrolment is Enrolment.OPEN:
+        if genesis.enrolment is entries.Enrolment.OPEN:
             self.report.notes.append("open enrolment: the server chose the voters")
-        if genesis.enrolment is Enrolment.REPLAY:
+        if genesis.enrolment is entries.Enrolment.REPLAY:
             self.report.notes.append("replay: these votes did not come from nodes")
 
-    def _samples(self, task: Task) -> None:
-        row = self.connection.execute(
-            "SELECT data FROM samples WHERE task = ?", (self.report.tasks,)
-        ).fetchone()
-        if row is None:
-            self.report.bad("V10", f"task {self.report.tasks}: expected its sample set, found none")
-            return
-        try:
-            found, number = samples_hash(row[0]), len(Samples.decode(row[0]))
-        except RtcFlowerError as error:
-            self.report.bad("V10", f"task {self.report.tasks}: {error}")
-            return
-        if found != task.samples_hash or number != task.n:
-            self.report.bad("V10", f"task {self.report.tasks}: expected the samples TASK names")
+    def _samples(self, task: entries.Task) -> None:
+        data = self._one("SELECT data FROM samples WHERE task = ?", self.report.tasks)
+        if data is None:
+            raise FormatError("expected its sample set, found none")
+        if (samples_hash(data), len(Samples.decode(data))) != (task.samples_hash, task.n):
+            raise FormatError("expected the samples TASK names")
 
     def _derived(self, applied: Applied) -> None:
         """V9: rows that the entry causes, against those stored."""
-        for table, rows in derive(applied, self.replay, self.report.tasks):
+        for table, rows in schema.derive(applied, self.replay):
             if table == "block":
                 self.report.votes += len(rows)
                 if not self.blocks:
@@ -324,43 +308,34 @@ class _Verifier:
             self.covered, self.report.checkpoint = size, note
             if size > self.replay.size:
                 break
-            try:
+            with self._judging("V7", f"checkpoint {size}: "):
                 stated = Checkpoint.verify(note, self.replay.key_at(size))
                 stated.check_stored(note)
-            except RtcFlowerError as error:
-                self.report.bad("V7", f"checkpoint {size}: {error}")
-                continue
-            if stated.size != size:
-                self.report.bad("V7", f"checkpoint {size}: it states {stated.size} entries")
-                continue
-            truth = Checkpoint(self.replay.ledger_id, size, self.replay.roots[size])
-            if stated != truth:
-                self.report.bad("V7", f"expected {truth}, got {stated}")
+                if stated.size != size:
+                    raise FormatError(f"it states {stated.size} entries")
+                if stated != (truth := self._truth(size)):
+                    raise FormatError(f"expected {truth}, got {stated}")
+
+    def _truth(self, size: int) -> Checkpoint:
+        return Checkpoint(self.replay.ledger_id, size, self.replay.roots[size])
 
     def _cover(self) -> None:
         """V7 and V8, once the whole log was hashed."""
         self.report.ok("V7")
         # What was read above, not max(size): a damaged table need not be in its own order.
         if self.covered != self.replay.size:
-            self.report.bad(
-                "V8", f"expected a checkpoint of {self.replay.size} entries, got {self.covered}"
-            )
+            size = self.replay.size
+            self.report.bad("V8", f"expected a checkpoint of {size} entries, got {self.covered}")
 
     def _cosignatures(self) -> None:
         """V12: cosignatures count only on roots of this log, by keys that were ever enrolled."""
         members = {member.key for member in self.replay.roster.members}
         rows = self.connection.execute("SELECT size, key, line FROM cosignature ORDER BY size, key")
         for size, key, line in rows:
-            where = f"cosignature of {size} entries by {key.hex()[:16]}..."
-            if key not in members or not 0 < size <= self.replay.size:
-                self.report.bad("V12", f"{where}: expected an enrolled key and a size of this log")
-                return
-            stated = Checkpoint(self.replay.ledger_id, size, self.replay.roots[size])
-            try:
-                stated.check_cosignature(line, key)
-            except RtcFlowerError as error:
-                self.report.bad("V12", f"{where}: {error}")
-                return
+            with self._judging("V12", f"cosignature of {size} entries by {key.hex()[:16]}...: "):
+                if key not in members or not 0 < size <= self.replay.size:
+                    raise FormatError("expected an enrolled key and a size of this log")
+                self._truth(size).check_cosignature(line, key)
 
     def _finish(self) -> None:
         """Steps that are known only once the whole log was replayed."""
@@ -370,10 +345,7 @@ class _Verifier:
             extra = next(rows, None)
             if extra is not None:
                 self.report.bad("V9", f"table {table}: expected no further row, got {extra[:2]}")
-        if (
-            self.connection.execute("SELECT count(*) FROM samples").fetchone()[0]
-            != self.report.tasks
-        ):
+        if self._one("SELECT count(*) FROM samples") != self.report.tasks:
             self.report.bad("V10", f"expected {self.report.tasks} sample sets, got another number")
         self._cosignatures()
         if not self.blocks:
@@ -384,42 +356,35 @@ class _Verifier:
         self._note_open_ends()
 
     def _note_open_ends(self) -> None:
-        tally = self.replay.tally
-        if tally is not None and tally.closed is None:
-            self.report.notes.append(f"task {self.report.tasks} is open")
-        if tally is not None and tally.closed and tally.closed.reason is CloseReason.ABORTED:
-            self.report.notes.append(f"task {self.report.tasks} was aborted by the operator")
+        tally, task = self.replay.tally, f"task {self.report.tasks}"
+        if self.replay.open_task:
+            self.report.notes.append(f"{task} is open")
+        if tally and tally.closed and tally.closed.reason is entries.CloseReason.ABORTED:
+            self.report.notes.append(f"{task} was aborted by the operator")
 
     def _held_elsewhere(self, note: str | None) -> None:
         """V11 without a GENESIS that can be read: its hash alone tells another ledger."""
         if note is None or not self.replay.leaves:
             return
-        try:
+        with self._judging("V11"):
             held = Checkpoint.parse(note)
-        except RtcFlowerError as error:
-            self.report.bad("V11", str(error))
-            return
-        if held.ledger_id != self.replay.leaves[0]:
-            self.report.bad("V11", f"expected this ledger, got {held.ledger_id.hex()[:16]}...")
+            if held.ledger_id != self.replay.leaves[0]:
+                raise FormatError(f"expected this ledger, got {held.ledger_id.hex()[:16]}...")
 
     def _held(self, note: str, *, complete: bool) -> None:
         """V11: the checkpoint a user brought from elsewhere."""
-        try:
-            held = Checkpoint.verify(note, self.replay.key_at(Checkpoint.parse(note).size))
-        except RtcFlowerError as error:
-            self.report.bad("V11", str(error))
-            return
-        if held.ledger_id != self.replay.ledger_id:
-            self.report.bad("V11", f"expected this ledger, got {held.ledger_id.hex()[:16]}...")
-        elif held.size > self.replay.size and not complete:
-            self.report.steps["V11"].detail = f"only {self.replay.size} entries could be read"
-            return
-        elif held.size > self.replay.size:
-            self.report.bad(
-                "V11", f"your checkpoint has {held.size} entries, the file {self.replay.size}"
-            )
-        elif held.root != self.replay.roots[held.size]:
-            self.report.bad("V11", f"another history: the roots at size {held.size} differ")
+        with self._judging("V11"):
+            held, size = Checkpoint.parse(note), self.replay.size
+            Checkpoint.verify(note, self.replay.key_at(held.size))
+            if held.ledger_id != self.replay.ledger_id:
+                raise FormatError(f"expected this ledger, got {held.ledger_id.hex()[:16]}...")
+            if held.size > size and not complete:
+                self.report.steps["V11"].detail = f"only {size} entries could be read"
+                return
+            if held.size > size:
+                raise FormatError(f"your checkpoint has {held.size} entries, the file {size}")
+            if held.root != self.replay.roots[held.size]:
+                raise FormatError(f"another history: the roots at size {held.size} differ")
         self.report.ok("V11")
 
 

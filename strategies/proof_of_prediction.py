@@ -24,9 +24,9 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from rtc_flower.errors import QuorumError, TaskError
 from rtc_flower.ledger import Ledger, Posting
+from rtc_flower.rules import Order, Rule
 from rtc_flower.samples import Samples
 from rtc_flower.state import open_ledger
-from rtc_flower.stopping import Order, Rule
 from rtc_flower.strategies.audit_round import Audited, AuditRound
 from rtc_flower.strategies.collector import Collector, Reply
 from rtc_flower.strategies.directory import Directory
@@ -168,7 +168,7 @@ class ProofOfPrediction(Strategy):
     order : str, optional
         ``arrival`` or ``invitation``; the rule's usual order by default.
     inv_delta, lead, min_ballots : int
-        Parameters of the rules; see `rtc_flower.stopping.StopRule`.
+        Parameters of the rules; see `rtc_flower.rules.StopRule`.
     close_when : float
         Share of decided samples that closes a task; in (0, 1].
     wave_size : int, optional
@@ -363,12 +363,12 @@ class _Session:
     def run(self, postings: list[Posting]) -> VoteResult:
         decided = []
         pool = PoolPosition(self._ledger.path.with_name("pool.json"), postings)
-        posted = pool.posted(self._ledger.number)
+        posted = pool.posted(self._ledger.replay.number)
         if self._ledger.replay.open_task is not None:
             self._pump()  # whoever is back is asked; deadlines settle the others
             decided.append(self._vote())
         if posted == 0:
-            pool.begin(self._ledger.number + 1)
+            pool.begin(self._ledger.replay.number + 1)
         for posting in postings[posted:]:
             self._wait_for_nodes(needed=self._strategy.min_nodes)
             self._directory.enrol()
@@ -479,7 +479,7 @@ def _decided(ledger: Ledger) -> Decided:
     members = ledger.replay.roster.members
     names = {member.key: member.name for member in members}
     return Decided(
-        number=ledger.number,
+        number=ledger.replay.number,
         task_id=tally.task_id,
         outcomes=tally.outcomes(),
         reason=tally.closed.reason.name.lower(),

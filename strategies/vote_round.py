@@ -268,7 +268,7 @@ class VoteRound:
         tally = self._tally
         event = Event(
             what=what,
-            task=self._ledger.number,
+            task=self._ledger.replay.number,
             node=self._name(voter) if voter else "",
             detail=detail,
             ballots=tally.counted,

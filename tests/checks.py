@@ -27,7 +27,7 @@ import rtc_flower
 ROOT = Path(rtc_flower.__file__).parent
 MODULES = (
     "encoding", "keys", "merkle", "entries", "ballot", "checkpoint", "roster", "samples",
-    "stopping", "tasks", "tally", "forks", "consensus", "schema", "files", "signatures", "verify",
+    "rules", "tasks", "tally", "forks", "consensus", "schema", "files", "signatures", "verify",
     "receipts",
 )  # fmt: skip
 
@@ -41,9 +41,9 @@ NUMBERS = {
     "ballot.Ballot.read": "R0",
     "roster.Roster.check_follows": "R2",
     "keys.check_public_key": "R2",
-    "stopping.StopRule.__post_init__": "R4",
-    "stopping.StopRule.check": "R4",
-    "stopping._check_range": "R4",
+    "rules.StopRule.__post_init__": "R4",
+    "rules.StopRule.check": "R4",
+    "rules.check_range": "R4",
     "tasks.check_parameters": "R4",
     "encoding.VoteCodec.decode": "R8",
     "keys.check_signature": "V5",
@@ -56,6 +56,10 @@ NUMBERS = {
     "receipts.KeptReceipt.check": "V13",
     "files._check_identity": "V1",
     "files.snapshot": "V1",
+    "verify._Verifier._samples": "V10",
+    "verify._Verifier._checkpoints": "V7",
+    "verify._Verifier._cosignatures": "V12",
+    "verify._Verifier._held": "V11",
 }
 _BALLOT = {
     "CONTEXT": "R6", "DUPLICATE": "R7", "FORMAT": "R8", "CLASS": "R8", "NOT_ASKED": "R8",
@@ -94,7 +98,7 @@ def _number(statement: ast.stmt, function: str) -> str | None:
     """Rule or step of ``statement``, None if it is no check."""
     if isinstance(statement, ast.Raise) and isinstance(statement.exc, ast.Call):
         call = statement.exc
-        error = ast.unparse(call.func)
+        error = ast.unparse(call.func).rpartition(".")[2]
         if error in _SKIPPED or not error.endswith("Error"):
             return None
         if error == "ReplayError":
@@ -105,7 +109,8 @@ def _number(statement: ast.stmt, function: str) -> str | None:
         return next((n for start, n in NUMBERS.items() if function.startswith(start)), None)
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
         call = statement.value
-        if ast.unparse(call.func).endswith("report.bad"):
+        function = ast.unparse(call.func)
+        if function == "_expect" or function.endswith("report.bad"):
             first = call.args[0]
             return str(first.value) if isinstance(first, ast.Constant) else "V5"
     return None

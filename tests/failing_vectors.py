@@ -290,7 +290,7 @@ def bad_ballot_bytes() -> Iterable[Vector]:
 
 
 def bad_genesis() -> Iterable[Vector]:
-    check = "consensus.Replay._genesis~expected an admin key"
+    check = "consensus.Replay._genesis~an admin key"
     kinds = load().entries.Enrolment
     server, admin = Draft().server.public, Draft().key("admin").public
     cases = {
@@ -379,7 +379,7 @@ def bad_roster() -> Iterable[Vector]:
 
 def bad_task() -> Iterable[Vector]:
     p = "tasks.check_parameters~"
-    ranges, rule, task = "stopping._check_range#0", "stopping.StopRule.check#", "tasks.check_task#"
+    ranges, rule, task = "rules.check_range#0", "rules.StopRule.check#", "tasks.check_task#"
     cases: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
         ("classes-1", (f"{p}classes must be 2", ranges), {"k": 1}),
         ("samples-0", (f"{p}samples must be 1", f"{p}close_min must"), {"n": 0, "close_min": 1}),
@@ -457,7 +457,7 @@ def continued(old: Draft, *without: str, size: int | None = None) -> Draft:
 
 def too_many_voters() -> Vector:
     """R4: certified with 1,001 voters; too large for a file."""
-    d = Draft("stopping.StopRule.check#2")
+    d = Draft("rules.StopRule.check#2")
     d.enrol(*(names := [f"{i:x}" for i in range(1001)]))
     d.post(names, invite=0, rule=2, n=1)
     return d.vector("R4-certified-1001", "rule certified with 1,001 voters", "V4", "R4")
@@ -508,7 +508,7 @@ def bad_entries() -> Iterable[Vector]:
     d.absent("ann")
     d.absent("ann")
     yield d.vector("R10-twice", "ABSENT twice", "V4", "R10")
-    d = started(f"{refused}expected an invited", invite=1)
+    d = started(f"{refused}an invited", invite=1)
     d.refuse(d.ranked(AB)[1])
     yield d.vector("R11-not-invited", "REFUSED of a voter that is not invited", "V4", "R11")
     d = started()
@@ -527,7 +527,7 @@ def bad_ballots() -> Iterable[Vector]:
     cases: list[tuple[str, str, dict[str, Any]]] = [
         ("R6-another-ledger", context, {"ledger_id": ZEROS}),
         ("R6-another-task", context, {"task_id": ZEROS}),
-        ("R8-n", "tally.Tally._votes#0", {"n": 3}),
+        ("R8-n", "tally.Tally.check_ballot#2", {"n": 3}),
         ("R9-before-task", f"{seen}1", {"seen_size": 2}),
         ("R9-another-root", f"{seen}2", {"seen_root": ZEROS}),
     ]
@@ -574,13 +574,13 @@ def bad_ballots() -> Iterable[Vector]:
         d.raw(d.p.entries.encode_leaf(d.ballot("ann", [], raw=raw), NOW))
         yield d.vector(f"R8-{name}", "too few or too many votes", "V4", "R8")
     for name, k, code in (("class", 2, 2), ("class-250", 250, 250), ("class-wide", 300, 300)):
-        d = started("tally.Tally._votes#2", k=k)
+        d = started("tally.Tally.check_ballot#4", k=k)
         d.vote("ann", [0, code])
         yield d.vector(f"R8-{name}", "a class that there is not", "V4", "R8")
-    d = started("tally.Tally._votes#3")
+    d = started("tally.Tally.check_ballot#5")
     d.vote("ann", [0, 254])
     yield d.vector("R8-asked", "NOT-ASKED though it was asked", "V4", "R8")
-    d = started("tally.Tally._votes#3", voters=ABCD, invite=3, order=1)
+    d = started("tally.Tally.check_ballot#5", voters=ABCD, invite=3, order=1)
     r = d.ranked(ABCD)
     for name in r[:3]:
         d.vote(name, [0, 0 if name != r[2] else 1])
@@ -753,6 +753,10 @@ def bad_file() -> Iterable[Vector]:
               "CREATE VIEW fork AS SELECT 1 AS task")  # fmt: skip
     yield one("V1-view-quotes", "a view in which a column became a text", "DROP VIEW outcome",
               'CREATE VIEW outcome AS SELECT d.task, d.sample, "d.class", c.name AS class_name, '
+              "d.support, d.runner_up, d.how, d.decided_at FROM decision d LEFT JOIN class c "
+              "ON c.task = d.task AND c.class = d.class")  # fmt: skip
+    yield one("V1-view-quotes-line", "the same with a line end behind AS", "DROP VIEW outcome",
+              'CREATE VIEW outcome AS\nSELECT d.task, d.sample, "d.class", c.name AS class_name, '
               "d.support, d.runner_up, d.how, d.decided_at FROM decision d LEFT JOIN class c "
               "ON c.task = d.task AND c.class = d.class")  # fmt: skip
     about = "bytes behind the last page"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -31,7 +33,7 @@ from rtc_flower.ledger import Ledger, Posting
 from rtc_flower.merkle import Tree
 from rtc_flower.roster import MemberState, Roster
 from rtc_flower.samples import Samples, samples_hash
-from rtc_flower.schema import DERIVED, create, derive
+from rtc_flower.schema import create, store
 from rtc_flower.stopping import Order, Rule
 from rtc_flower.tally import Tally
 
@@ -251,6 +253,20 @@ def cast(ledger: Ledger, key: SigningKey, votes: Votes, **options: Any) -> bytes
     return payload
 
 
+def _schema(kind: str) -> list[tuple[str, str]]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        create(connection)
+        sql = "SELECT name, sql FROM sqlite_schema WHERE type = ?"
+        return connection.execute(sql, (kind,)).fetchall()
+
+
+VIEWS = {name: sql.partition(" AS")[2] for name, sql in _schema("view")}
+COLUMNS = {
+    name: dict(re.findall(r"^ +([a-z_0-9]+) (INTEGER|TEXT|BLOB)", sql, re.M))
+    for name, sql in _schema("table")
+}  # every column of every table with its type
+
+
 def log_of(path: Path) -> list[bytes]:
     return [bytes(row[0]) for row in query(path, "SELECT leaf FROM entry ORDER BY idx")]
 
@@ -286,7 +302,7 @@ def forge(
     connection.execute("PRAGMA journal_mode = MEMORY")
     create(connection)
     connection.execute("BEGIN")
-    replay, number = Replay(), 0
+    replay = Replay()
     broken = False
     for index, leaf in enumerate(log):
         connection.execute("INSERT INTO entry VALUES (?, ?)", (index, leaf))
@@ -298,14 +314,10 @@ def forge(
             broken = True
             replay.skip(leaf)
             continue
-        if isinstance(applied.entry, Task):
-            number += 1
-            if samples:
-                data = sample_set(applied.entry.n)
-                connection.execute("INSERT INTO samples VALUES (?, ?)", (number, data))
-        for table, rows in derive(applied, replay, number):
-            marks = ", ".join("?" * len(DERIVED[table][0]))
-            connection.executemany(f'INSERT INTO "{table}" VALUES ({marks})', rows)
+        if isinstance(applied.entry, Task) and samples:
+            row = (replay.number, sample_set(applied.entry.n))
+            connection.execute("INSERT INTO samples VALUES (?, ?)", row)
+        store(connection, applied, replay, blocks=True)
     now = NEXT if replay.server_keys and replay.server_key == NEXT.public else SERVER
     note = Checkpoint(replay.leaves[0], len(log), tree_root(replay.leaves)).sign(key or now)
     connection.execute("INSERT INTO checkpoint VALUES (?, ?)", (len(log), note))

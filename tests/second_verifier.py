@@ -797,16 +797,15 @@ class Verdicts:
 def schema_of(db: sqlite3.Connection) -> str:
     lines = []
     for kind, name, sql in db.execute("SELECT type, name, sql FROM sqlite_schema ORDER BY 1, 2"):
-        head, between, query = str(sql), "", ""
+        for space in "\t\r\n":
+            sql = str(sql).replace(space, " ")
+        head, between, query = " ".join(part for part in str(sql).split(" ") if part), "", ""
         if kind == "view":
             head, between, query = head.partition(" AS ")
         for quote in '[]"`':
             head = head.replace(quote, "")
         lines.append(f"{kind} {name} {head}{between}{query}")
-    text = "\n".join(lines)
-    for space in "\t\r\n":
-        text = text.replace(space, " ")
-    return sha256(" ".join(part for part in text.split(" ") if part).encode()).hexdigest()
+    return sha256(" ".join(lines).encode()).hexdigest()
 
 
 def check_file(db: sqlite3.Connection, path: Path) -> None:

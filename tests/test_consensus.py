@@ -306,7 +306,7 @@ def test_r14_evidence_is_two_headers_of_one_voter_for_one_task_once(world: World
     world.add(one)
     before = world.tally.forks.tips_hash(world.tally.task_id)
     world.add(evidence(one, two))
-    assert world.replay.is_accused(world.tally.task_id, voter(0).public)
+    assert (world.tally.task_id, voter(0).public) in world.replay.accused
     assert world.tally.forks.tips_hash(world.tally.task_id) == before
     refused(world, evidence(two, one), "R14", "one EVIDENCE for a voter and task")
 

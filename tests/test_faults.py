@@ -106,15 +106,15 @@ def torn(tmp_path_factory: pytest.TempPathFactory) -> Torn:
         post(ledger, 3, n=900)
         cast(ledger, voter(0), [0] * 900)
         before, log = path.read_bytes(), log_of(path)
-        ledger._connection.execute("PRAGMA cache_size = 2")  # so that pages go out before COMMIT
-        insert = rtc_flower.ledger._insert_checkpoint
+        ledger._db.execute("PRAGMA cache_size = 2")  # so that pages go out before COMMIT
+        insert = rtc_flower.ledger._insert
 
-        def interrupted(*args: Any) -> str:
-            note = insert(*args)
+        def interrupted(*args: Any, **options: Any) -> str:
+            note = insert(*args, **options)
             shutil.copytree(base, hot)
             return note
 
-        patch.setattr(rtc_flower.ledger, "_insert_checkpoint", interrupted)
+        patch.setattr(rtc_flower.ledger, "_insert", interrupted)
         cast(ledger, voter(1), [1] * 900)
         after = path.read_bytes()
     assert (hot / "ledger.db").read_bytes() not in (before, after)
@@ -190,12 +190,12 @@ def test_f3_a_disk_full_at_any_page_is_rolled_back_and_goes_on_with_space(
             post(ledger, 3, n=WIDE, rule=Rule.ALL)
             cast(ledger, voter(0), [0] * WIDE)
             cast(ledger, voter(1), [1] * WIDE)
-        ledger._connection.execute("PRAGMA cache_size = 10")
+        ledger._db.execute("PRAGMA cache_size = 10")
         log, note, size = log_of(ledger.path), ledger.checkpoint, ledger.replay.size
-        (pages,) = ledger._connection.execute("PRAGMA page_count").fetchone()
+        (pages,) = ledger._db.execute("PRAGMA page_count").fetchone()
         failures = 0
         while True:
-            ledger._connection.execute(f"PRAGMA max_page_count = {pages + failures}")
+            ledger._db.execute(f"PRAGMA max_page_count = {pages + failures}")
             try:
                 append(ledger)
                 break

@@ -257,7 +257,7 @@ def test_outcomes_forks_and_closings_are_those_of_a_second_counter_at_length(
 
 def states(applied: list[Applied]) -> list[object]:
     return [
-        (a.index, a.leaf_hash, a.due, [(c.voter, c.position, c.blocks.hashes) for c in a.counted])
+        (a.index, a.leaf_hash, a.due, [(c.index, c.position, c.blocks.hashes) for c in a.counted])
         for a in applied
     ]
 

@@ -76,7 +76,7 @@ def test_a_vote_from_genesis_to_close(ledger: Ledger) -> None:
         check_receipt(ledger, ledger.submit(payload, voter=voter(i).public))
         assert_sound(ledger)
     assert tally.closed is not None
-    assert ledger.number == 1
+    assert ledger.replay.number == 1
     assert ledger.samples() == sample_set(3)
     rows = query(ledger.path, "SELECT sample, class_name, support, how FROM outcome")
     assert rows == [(i, f"class {i}", 2, "certain") for i in range(3)]
@@ -543,8 +543,8 @@ def test_the_lock_of_a_killed_writer_is_free(ledger: Ledger) -> None:
 
 def limit_pages(ledger: Ledger, extra: int) -> None:
     """Let the file grow by ``extra`` pages and no more."""
-    (pages,) = ledger._connection.execute("PRAGMA page_count").fetchone()
-    ledger._connection.execute(f"PRAGMA max_page_count = {pages + extra}")
+    (pages,) = ledger._db.execute("PRAGMA page_count").fetchone()
+    ledger._db.execute(f"PRAGMA max_page_count = {pages + extra}")
 
 
 def test_a_full_disk_is_rolled_back_with_no_receipt_and_goes_on_with_space(
@@ -568,7 +568,7 @@ def test_a_full_disk_is_rolled_back_with_no_receipt_and_goes_on_with_space(
             assert ledger.tally.counted == 0
         assert failures > 10  # it failed early, late and in between
         assert ledger.tally.counted == 1
-        ledger._connection.execute("PRAGMA max_page_count = 1000000")
+        ledger._db.execute("PRAGMA max_page_count = 1000000")
         cast(ledger, voter(1), votes)
         assert ledger.tally.closed is not None
         assert_sound(ledger)

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from ledgers import SERVER, cast, log_of, open_ledger, post, query, tamper, voter
+from ledgers import COLUMNS, SERVER, VIEWS, cast, log_of, open_ledger, post, query, tamper, voter
 
 from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.errors import (
@@ -22,7 +22,7 @@ from rtc_flower.errors import (
 from rtc_flower.ledger import Ledger
 from rtc_flower.maintenance import backup, repair, restore
 from rtc_flower.reading import forks_of, list_tasks, outcome_rows
-from rtc_flower.schema import DERIVED, VIEWS
+from rtc_flower.schema import DERIVED
 from rtc_flower.verify import Verdict, verify
 
 
@@ -63,7 +63,7 @@ def test_repair_of_a_sound_ledger_changes_no_row(path: Path) -> None:
 @pytest.mark.parametrize("table", DERIVED)
 def test_repair_derives_every_table_again(path: Path, table: str) -> None:
     before = rows(path)
-    column = next(iter(DERIVED[table][0]))
+    column = next(iter(COLUMNS[table]))
     tamper(
         path,
         f'DELETE FROM "{table}" WHERE rowid % 2 = 0',

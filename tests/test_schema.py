@@ -4,7 +4,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from ledgers import World, cast, open_ledger, post, query, voter
+from ledgers import COLUMNS, VIEWS, World, cast, open_ledger, post, query, voter
 
 from rtc_flower.ledger import Ledger
 from rtc_flower.schema import (
@@ -12,7 +12,6 @@ from rtc_flower.schema import (
     DERIVED,
     SCHEMA_SHA256,
     SCHEMA_VERSION,
-    VIEWS,
     create,
     schema_digest,
 )
@@ -40,24 +39,24 @@ def test_every_table_is_strict_and_every_derived_one_has_its_columns(
     strict = {name: bool(flag) for name, flag in tables if not name.startswith("sqlite_")}
     assert set(strict.values()) == {True}
     assert set(DERIVED) < set(strict)
-    for table, (columns, _) in DERIVED.items():
-        found = empty.execute(f'SELECT name FROM pragma_table_info("{table}")').fetchall()
-        assert [name for (name,) in found] == list(columns)
+    for table in DERIVED:
+        found = empty.execute(f'SELECT name, type FROM pragma_table_info("{table}")').fetchall()
+        assert found == list(COLUMNS[table].items())
 
 
 def test_no_column_but_the_class_of_a_sample_without_votes_is_empty(
     empty: sqlite3.Connection,
 ) -> None:
-    for table, (columns, key) in DERIVED.items():
-        keys = {key} if isinstance(key, str) else set(key)
+    for table, key in DERIVED.items():
+        keys = set(key.split(", "))
         rows = empty.execute(f'SELECT name, "notnull" FROM pragma_table_info("{table}")')
         nullable = {name for name, required in rows if not required} - keys
         assert nullable == ({"class"} if table == "decision" else set())
-        assert keys <= set(columns)
+        assert list(COLUMNS[table])[: len(keys)] == key.split(", ")
 
 
 @pytest.mark.parametrize("quotes", ["[]", '""', "``"])
-def test_the_way_sqlite_utils_quotes_names_does_not_matter(quotes: str) -> None:
+def test_the_way_names_are_quoted_does_not_matter(quotes: str) -> None:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         create(connection)
         sql = VIEWS["outcome"]

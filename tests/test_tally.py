@@ -110,7 +110,7 @@ def test_under_invitation_a_ballot_waits_for_every_lower_rank() -> None:
     assert world.vote(world.ranked(1), [1]).counted == ()
     assert (tally.counted, tally.passed) == (0, 0)
     counted = world.vote(world.ranked(0), [0]).counted
-    assert [c.voter for c in counted] == tally.ranks
+    assert [c.index for c in counted] == [tally.ballots[key] for key in tally.ranks]
     assert [c.position for c in counted] == [0, 1, 2]
 
 

@@ -65,7 +65,7 @@ class Draft:
         self.p = load(*without)
         self.replay = self.p.consensus.Replay()
         self.tables: dict[str, list[list[Any]]] = {"entry": [], "samples": [], "checkpoint": []}
-        self.number = self.salts = 0
+        self.salts = 0
         self.broken = False
         self.server = self.key("server")
         self.every_note = False
@@ -101,10 +101,9 @@ class Draft:
 
     def _rows(self, applied: Any) -> None:
         if type(applied.entry).__name__ == "Task":
-            self.number += 1
             data = sample_set(applied.entry.n)
-            self.tables["samples"].append([self.number, data.hex()])
-        for table, rows in self.p.schema.derive(applied, self.replay, self.number):
+            self.tables["samples"].append([self.replay.number, data.hex()])
+        for table, rows in self.p.schema.derive(applied, self.replay):
             shown = [[c.hex() if isinstance(c, bytes) else c for c in row] for row in rows]
             self.tables.setdefault(table, []).extend(shown)
 

@@ -2,7 +2,7 @@
 
 `plurality` and `partitions` hold section 4.1, `mixtures` and `sizing` sections 4.2 and 4.4, `races`
 section 4.3. The stop
-rules themselves are integers and live in `rtc_flower.stopping`, which does without scipy.
+rules themselves are integers and live in `rtc_flower.rules`, which does without scipy.
 """
 
 from __future__ import annotations
