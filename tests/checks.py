@@ -160,7 +160,8 @@ def _without(module: str, names: Sequence[str]) -> ast.Module:
         if check.name in names:
             rest = body[place + 1 :]
             # `bad(...); return` and `bad(...); continue` go together.
-            size = 2 if rest and isinstance(rest[0], ast.Return | ast.Continue) else 1
+            leaves = rest and isinstance(rest[0], ast.Return | ast.Continue)
+            size = 2 if leaves and "report.bad" in check.text else 1
             body[place : place + size] = [ast.Pass() for _ in range(size)]
     return ast.fix_missing_locations(tree)
 
