@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +19,11 @@ import failing_vectors
 import pytest
 import vector_drafts
 from checks import Check, all_checks, load, named
+from ledgers import consistency_proof, inclusion_proof, tree_root
 from test_second_verifier import MANIFEST, RULE, content
+from vector_drafts import ZEROS
+
+from rtc_flower.merkle import leaf_hash
 
 # Checks behind which another one stands that refuses the same bytes: the vector passes only
 # without both. Each is removed together with those named.
@@ -71,13 +77,93 @@ def written(folder: Path) -> list[tuple[dict[str, Any], Path]]:
     path = vector_drafts.build(folder / "too-many.db", large.content())
     rubbish = folder / "rubbish.db"
     rubbish.write_bytes(b"no ledger")
+    made += [(line, path) for line in merkle_proofs()]
+    receipt = next(line for line in lines if line["name"] == "receipt")
+    made += [(line, folder / "receipt.db") for line in unread_receipts(receipt)]
     made.append((large.line(), path))
     made.append(({"name": "rubbish", "exit": 1, "step": "V1"}, rubbish))
     return made
 
 
+def merkle_proofs() -> list[dict[str, Any]]:
+    """Calls of the two functions that check a Merkle proof, each wrong in one thing."""
+    hashes = [leaf_hash(bytes([i])) for i in range(7)]
+    roots = [tree_root(hashes[:size]) for size in range(8)]
+    one, proof = hashes[0], consistency_proof(hashes, 3)
+
+    def above(left: bytes, right: bytes) -> bytes:
+        return sha256(b"\x01" + left + right).digest()
+
+    def included(at: int, size: int, root: bytes, path: list[bytes]) -> tuple[str, dict[str, Any]]:
+        return "inclusion", {"leaf": one, "index": at, "size": size, "root": root, "proof": path}
+
+    def continued(
+        sizes: tuple[int, int], old: bytes, new: bytes, path: list[bytes]
+    ) -> tuple[str, dict[str, Any]]:
+        old_size, new_size = sizes
+        return "consistency", {"old_size": old_size, "new_size": new_size, "old_root": old,
+                               "new_root": new, "proof": path}  # fmt: skip
+
+    calls = {
+        "good": included(0, 7, roots[7], inclusion_proof(hashes, 0)),
+        "behind the end": included(1, 1, one, []),
+        "too long": included(0, 1, above(ZEROS, one), [ZEROS]),
+        "another root": included(0, 7, roots[6], inclusion_proof(hashes, 0)),
+        "too short": included(0, 2, one, []),
+        "good, from 3 to 7": continued((3, 7), roots[3], roots[7], proof),
+        "good, from none": continued((0, 7), roots[0], roots[7], []),
+        "shrunk": continued((4, 3), one, one, []),
+        "two roots of one size": continued((3, 3), roots[3], roots[4], []),
+        "another empty root": continued((0, 7), ZEROS, roots[7], []),
+        "no proof": continued((3, 7), roots[3], roots[7], []),
+        "above the root": continued((3, 7), above(ZEROS, roots[3]), above(ZEROS, roots[7]),
+                                    [*proof, ZEROS]),
+        "another old root": continued((3, 7), roots[2], roots[7], proof),
+        "another new root": continued((3, 7), roots[3], roots[6], proof),
+    }  # fmt: skip
+    steps = {"inclusion": "V13", "consistency": "V11"}
+    return [
+        {"name": f"{kind}: {name}", "exit": int("good" not in name), "step": steps[kind],
+         "merkle": (f"verify_{kind}", arguments)}
+        for name, (kind, arguments) in calls.items()
+    ]  # fmt: skip
+
+
+def unread_receipts(good: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Receipts that cannot even be read."""
+    fields = json.loads(good["receipt"])
+    changes = {
+        "no JSON": None,
+        "another file": {"format": "rtc-flower proof of two histories 1"},
+        "a further field": {"more": 1},
+        "not hexadecimal": {"genesis": "x"},
+        "an index of 65 bits": {"index": 2**64},
+        "a time of 65 bits": {"time_ms": 2**64},
+    }
+    for name, change in changes.items():
+        text = "no JSON" if change is None else json.dumps(fields | change)
+        yield {"name": f"receipt: {name}", "exit": 1, "step": "V13", "receipt": text}
+
+
+def tried(call: Callable[[], object], step: str) -> tuple[int, str]:
+    """What a call says that raises `FormatError` where the file is bad."""
+    try:
+        call()
+    except Exception as error:
+        kind = type(error).__name__  # not the class: a mutant has its own
+        return (1, step) if kind == "FormatError" else (3, f"raises {kind}")
+    return 0, ""
+
+
 def judged(package: SimpleNamespace, line: dict[str, Any], path: Path) -> tuple[int, str]:
     """Exit code and what was found bad first: the step, or the rule of V4."""
+    if "merkle" in line:
+        name, arguments = line["merkle"]
+        return tried(lambda: getattr(package.merkle, name)(**arguments), line["step"])
+    if "receipt" in line:
+        read = tried(lambda: package.receipts.KeptReceipt.from_json(line["receipt"]), "V13")
+        if read[0]:
+            return read
     expected = line.get("ledger_id")
     ledger_id = None if expected is None else bytes.fromhex(expected)
     try:
