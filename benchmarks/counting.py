@@ -109,10 +109,10 @@ def _samples_bytes(message: Message) -> int:
 
 
 class _Timed:
-    """A node's app that adds up the processor seconds it takes."""
+    """A node's app that adds up the processor seconds it takes, and those of audits apart."""
 
     def __init__(self, app: Any) -> None:
-        self._app, self.seconds = app, 0.0
+        self._app, self.seconds, self.audit_seconds = app, 0.0, 0.0
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Answer a message."""
@@ -121,7 +121,10 @@ class _Timed:
             reply: Message = self._app(message, context)
             return reply
         finally:
-            self.seconds += time.process_time() - begin
+            spent = time.process_time() - begin
+            self.seconds += spent
+            if message.metadata.message_type == MessageType.EVALUATE:
+                self.audit_seconds += spent
 
 
 def recorded_vote(
@@ -137,8 +140,8 @@ def recorded_vote(
     Returns
     -------
     VoteResult, CountingGrid, dict
-        The last: processor seconds ``nodes`` (in their apps) and ``coordination`` (all else:
-        strategy, ledger, this grid), and wall seconds ``wall``.
+        The last: processor seconds ``nodes`` (in their apps; ``node_audits`` of them in audits)
+        and ``coordination`` (all else: strategy, ledger, this grid), and wall seconds ``wall``.
     """
     apps = [
         _Timed(
@@ -171,6 +174,7 @@ def recorded_vote(
     inside = sum(app.seconds for app in apps)
     seconds = {
         "nodes": inside,
+        "node_audits": sum(app.audit_seconds for app in apps),
         "coordination": spent - inside,
         "wall": time.perf_counter() - wall,
     }
