@@ -70,6 +70,18 @@ def test_overhead_in_memory_has_its_keys(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_audit_tells_its_bytes_and_the_vote_beside_it(tmp_path: Path) -> None:
+    found = measured("audit", tmp_path / "a.json", "--nodes", "3", "--runs", "1")
+    off, light, full = found["rows"]
+    assert [row["audit"] for row in found["rows"]] == ["off", "light", "full"]
+    assert off["bytes_down_per_node"] == off["node_seconds"] == 0
+    assert 0 < light["bytes_down_per_node"] < full["bytes_down_per_node"]
+    assert light["node_seconds"] < full["node_seconds"]
+    assert off["vote_bytes_per_node"] == pytest.approx(full["vote_bytes_per_node"], rel=0.01)
+    assert off["vote_ratio_to_off"] == 1
+
+
+@pytest.mark.slow
 def test_accuracy_and_what_is_made_of_its_ballots(tmp_path: Path, cache: Path, mnist: str) -> None:
     options = (*SMALL, "--cache-dir", str(cache), "--data-dir", mnist)
     mixes = ("--mixes", "plain", "strong", "--draws", "2")
