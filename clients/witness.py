@@ -28,7 +28,7 @@ from rtc_flower.errors import (
 )
 from rtc_flower.files import write_atomically
 from rtc_flower.keys import SigningKey
-from rtc_flower.merkle import leaf_hash, verify_consistency
+from rtc_flower.merkle import Tree, leaf_hash, verify_consistency
 from rtc_flower.receipts import KeptReceipt
 from rtc_flower.signatures import check_signatures
 from rtc_flower.wire import (
@@ -160,9 +160,11 @@ class Witness:
             if request.full:
                 leaves += split_leaves(decompress(request.entries, "list of entries"))
                 self._check_log(leaves, checkpoint)
-                self._keep_replica(leaves, len(leaves) - request.replica_size)
+                self._keep_replica(leaves, len(leaves) - request.replica_size, checkpoint)
                 cosignature = checkpoint.cosign(key, seconds=int(clock()))
         except (_AuditError, FormatError) as error:
+            if self._drop_damaged_replica(leaves):
+                return AuditReply("behind", "", 0, "")
             number, detail = error.args if isinstance(error, _AuditError) else ("V2", str(error))
             _LOG.error("audit failed: %s: %s", number, detail)
             return AuditReply(number, str(detail)[:MAX_TEXT], request.replica_size, "")
@@ -246,12 +248,33 @@ class Witness:
             os.truncate(self._replica_path, len(whole))
         return split_leaves(whole)
 
-    def _keep_replica(self, leaves: list[bytes], fresh: int) -> None:
+    def _keep_replica(self, leaves: list[bytes], fresh: int, checkpoint: Checkpoint) -> None:
         if fresh:
             with self._replica_path.open("ab") as file:
                 file.write(join_leaves(leaves[len(leaves) - fresh :]))
                 file.flush()
                 os.fsync(file.fileno())
+        write_atomically(self._kept_path, f"{checkpoint.size} {checkpoint.root.hex()}\n")
+
+    @property
+    def _kept_path(self) -> Path:
+        """Size and root of the replica when it was last found to be the checkpoint's."""
+        return self._directory / "replica.root"
+
+    def _drop_damaged_replica(self, leaves: list[bytes]) -> bool:
+        """Whether the replica is not what was kept: this node's disk is at fault, not the server.
+
+        It is put aside, and the server sends the whole log again.
+        """
+        if not (self._replica_path.exists() and self._kept_path.exists()):
+            return False
+        size, root = self._kept_path.read_text().split()
+        if Tree(map(leaf_hash, leaves[: int(size)])).root().hex() == root:
+            return False
+        _LOG.warning("the replica of %d entries was damaged on this disk; asking again", int(size))
+        os.replace(self._replica_path, self._replica_path.with_suffix(".damaged"))
+        self._kept_path.unlink()
+        return True
 
 
 def _check_entry(replay: Replay, leaf: bytes, index: int) -> None:

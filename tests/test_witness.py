@@ -139,6 +139,28 @@ def test_a_torn_tail_of_a_replica_is_dropped_and_sent_again(node: Node, cut: int
     assert node.replica.read_bytes() == whole
 
 
+def test_a_damaged_replica_accuses_nobody_and_is_sent_again(node: Node) -> None:
+    node.audit()
+    replica, whole = node.replica, node.replica.read_bytes()
+    size = len(node.witness.replica())
+    for place in (20, len(whole) // 2, len(whole) - 1):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        replica.write_bytes(damaged)
+        assert node.audit(node.request(replica=size)) == AuditReply("behind", "", 0, "")
+        assert replica.with_suffix(".damaged").read_bytes() == damaged
+        assert node.audit().verdict == "ok"
+        assert replica.read_bytes() == whole
+
+
+def test_a_replica_that_is_whole_is_no_excuse_for_the_server(node: Node) -> None:
+    node.audit()
+    request = node.request()
+    wrong = replace(request, entries=zlib.compress(join_leaves([node.ledger.leaf(1)])))
+    assert node.audit(wrong).verdict not in ("ok", "behind")
+    assert len(node.witness.replica()) == request.replica_size
+
+
 def test_behind_ahead_and_a_lost_replica_are_told(node: Node) -> None:
     node.audit()
     size = len(node.witness.replica())
