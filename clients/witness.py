@@ -163,7 +163,7 @@ class Witness:
                 self._keep_replica(leaves, len(leaves) - request.replica_size, checkpoint)
                 cosignature = checkpoint.cosign(key, seconds=int(clock()))
         except (_AuditError, FormatError) as error:
-            if self._drop_damaged_replica(leaves):
+            if request.full and self._drop_damaged_replica(leaves):
                 return AuditReply("behind", "", 0, "")
             number, detail = error.args if isinstance(error, _AuditError) else ("V2", str(error))
             _LOG.error("audit failed: %s: %s", number, detail)
