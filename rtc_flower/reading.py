@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sqlite_utils import Database
 
 from rtc_flower.ballot import Ballot
 from rtc_flower.entries import Task, decode_leaf
@@ -153,13 +154,15 @@ def list_tasks(path: Path) -> list[TaskRow]:
 def list_roster(path: Path) -> list[dict[str, Any]]:
     """Members of the newest roster: position, key (hexadecimal), name, state."""
     sql = """
-        SELECT position, key, name, state FROM roster
+        SELECT position, lower(hex(key)) AS key, name, state FROM roster
         WHERE version = (SELECT max(version) FROM roster) ORDER BY position"""
     with reading(path) as connection:
-        return [
-            {"position": position, "key": key.hex(), "name": name, "state": state}
-            for position, key, name, state in connection.execute(sql)
-        ]
+        return _mappings(connection, sql)
+
+
+def _mappings(connection: sqlite3.Connection, sql: str, *values: object) -> list[dict[str, Any]]:
+    """Rows of a query by the names of its columns."""
+    return list(Database(connection, execute_plugins=False).query(sql, values))
 
 
 def _closed(connection: sqlite3.Connection, task: int) -> tuple[int, int, int, int]:
@@ -278,9 +281,7 @@ def outcome_rows(path: Path, task: int) -> list[dict[str, Any]]:
     """Outcomes of a closed task, a mapping per sample, with the samples' ids."""
     with reading(path) as connection:
         _closed(connection, task)
-        cursor = connection.execute("SELECT * FROM outcome WHERE task = ? ORDER BY sample", (task,))
-        names = [column[0] for column in cursor.description]
-        rows = [dict(zip(names, row, strict=True)) for row in cursor]
+        rows = _mappings(connection, "SELECT * FROM outcome WHERE task = ? ORDER BY sample", task)
         data = connection.execute("SELECT data FROM samples WHERE task = ?", (task,)).fetchone()
     ids = Samples.decode(data[0]).ids if data else ()
     for row, name in zip(rows, ids, strict=False):
