@@ -179,6 +179,14 @@ def accuracy(f: Figures) -> Lines:
         "measured, because it takes wrong labels as uniform.",
         "",
     ]
+    equal, mixed = (f["curves"].get(mix, {}).get(sizes[-1], 0.0) for mix in ("augmented", "strong"))
+    if 0 < mixed < equal:
+        lines += [
+            "**Different models gain more over their own mean, and still lose** to equal augmented "
+            f"CNNs ({percent(mixed)} against {percent(equal)}), whose nodes are better to begin "
+            "with: how good the nodes are matters more than how different.",
+            "",
+        ]
     return lines
 
 

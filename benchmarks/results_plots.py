@@ -122,8 +122,10 @@ def _robustness(figures: Figures, axes: list[Any]) -> None:
 def _speedup(figures: Figures, axes: list[Any]) -> None:
     series = next(iter(figures["by_seed"].values()))["series"]
     sent = next(iter(figures["by_seed"].values()))["network_bytes"]
+    times = figures["settings"].get("repeats", 1)
+    often = "" if times == 1 else f", {times} times in a row"
     panels = {
-        "node": (BLUE, "-", "a node (5,000 images)"),
+        "node": (BLUE, "-", f"a node (5,000 images{often})"),
         "central": (RED, "--", "central (50,000 images)"),
     }
     for name, (colour, style, label) in panels.items():
