@@ -17,14 +17,27 @@ def read_text(path: Path) -> str:
     FormatError
         If it cannot be read, is empty, or is no text.
     """
+    text = read_any(path)
+    if not text:
+        raise FormatError(f"{path}: expected a text file, got an empty one")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise FormatError(f"{path}: expected a text file, got binary data") from error
+    return text
+
+
+def read_any(path: Path) -> str:
+    """Text of a file as it is, for a reader that judges it; what is no UTF-8 becomes surrogates.
+
+    Raises
+    ------
+    FormatError
+        If it cannot be read.
+    """
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise FormatError(f"{path}: expected at most {_MAX_BYTES} bytes of text")
-        text = path.read_text(encoding="utf-8")
+        return path.read_bytes().decode(errors="surrogateescape")
     except OSError as error:
         raise FormatError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path}: expected a text file, got binary data") from error
-    if not text:
-        raise FormatError(f"{path}: expected a text file, got an empty one")
-    return text

@@ -89,6 +89,7 @@ class Checkpoint:
         if len(lines) != 3 or strange or not lines[0].startswith(prefix):
             raise FormatError(f"expected a checkpoint and signatures, got {note[:60]!r}")
         try:
+            note.encode()  # a file's bytes that are no UTF-8 come as surrogates
             ledger_id, size = bytes.fromhex(lines[0][len(prefix) :]), int(lines[1])
         except ValueError as error:
             raise FormatError(f"expected a ledger id and a size, got {lines[:2]!r}") from error
@@ -108,15 +109,26 @@ class Checkpoint:
             If it is not a checkpoint, or ``key`` did not sign it.
         """
         checkpoint = cls.parse(note)
-        name, body = origin_of(checkpoint.ledger_id), checkpoint.body()
-        wanted = _key_hash(name, key, _ED25519)
+        if not checkpoint.is_signed(note, key):
+            raise SignatureError(f"expected a checkpoint signed by {key.hex()[:16]}..., found none")
+        return checkpoint
+
+    def is_signed(self, note: str, key: bytes) -> bool:
+        """Whether the further lines of ``note`` have one by ``key``.
+
+        Raises
+        ------
+        FormatError, SignatureError
+            If its signature fails, or a line of the server's before it is not base64.
+        """
+        name = origin_of(self.ledger_id)
         for line in note.partition("\n\n")[2].split("\n"):
             if line.startswith(prefix := f"{_DASH}{name} "):
                 blob = _unbase64(line.removeprefix(prefix), "signature")
-                if blob[:4] == wanted:
-                    check_signature(key, blob[4:], body.encode())
-                    return checkpoint
-        raise SignatureError(f"expected a checkpoint signed by {key.hex()[:16]}..., found none")
+                if blob[:4] == _key_hash(name, key, _ED25519):
+                    check_signature(key, blob[4:], self.body().encode())
+                    return True
+        return False
 
     def _cosigned(self, seconds: int) -> bytes:
         return f"cosignature/v1\ntime {seconds}\n{self.body()}".encode()
@@ -128,7 +140,8 @@ class Checkpoint:
         """
         prefix = f"{self.body()}\n{_DASH}{origin_of(self.ledger_id)} "
         if not note.startswith(prefix) or note.count("\n") != 5 or not note.endswith("\n"):
-            raise FormatError("expected a checkpoint of five lines with one signature")
+            body = self.body()
+            raise FormatError(f"expected {body!r} and one signature, got {note[: len(body)]!r}")
 
     def cosign(self, key: SigningKey, *, seconds: int) -> str:
         """Return a C2SP cosignature line (without its newline) by a node.

@@ -104,12 +104,13 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check every signature, block, link and decision. Exit code 0 ok, 1 bad, 2 cannot say."""
+    from rtc_flower.carried import read_any
     from rtc_flower.receipts import check_receipts
     from rtc_flower.verify import verify as run
 
-    held = None if checkpoint is None else _read_text(checkpoint)
+    held = None if checkpoint is None else read_any(checkpoint)
     expected = None if ledger_id is None else _hex(ledger_id, "--ledger-id")
-    receipts = cli_ledger.read_receipts(receipt or [])
+    receipts = {str(path): read_any(path) for path in receipt or []}
     report = run(ledger, held=held, ledger_id=expected)
     check_receipts(report, ledger, receipts)
     if as_json:
@@ -310,13 +311,6 @@ def roster_list(ledger: LedgerPath, as_json: Json = False) -> None:
     from rtc_flower.reading import list_roster
 
     _print_records(list_roster(ledger), as_json, "roster")
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise LedgerError(f"{path}: expected a checkpoint in a text file ({error})") from error
 
 
 def _hex(text: str, option: str) -> bytes:

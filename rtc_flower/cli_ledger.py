@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from rtc_flower.errors import FormatError, LedgerError, UnsupportedError
+from rtc_flower.errors import FormatError, LedgerError
 
-__all__ = ["add_commands", "read_receipts"]
+__all__ = ["add_commands"]
 
 LedgerPath = Annotated[Path, typer.Argument(help="The ledger file, ledger.db.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -23,20 +23,6 @@ def add_commands(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def read_receipts(paths: list[Path]) -> list[Any]:
-    """Receipts in files (`rtc_flower.receipts.KeptReceipt`); may raise `FormatError`."""
-    from rtc_flower.carried import read_text
-    from rtc_flower.receipts import KeptReceipt
-
-    kept = []
-    for path in paths:
-        try:
-            kept.append(KeptReceipt.from_json(read_text(path)))
-        except (FormatError, UnsupportedError) as error:
-            raise type(error)(f"V13: {path}: {error}") from error
-    return kept
-
-
 def receipt(
     file: Annotated[Path, typer.Argument(help="A receipt that a node kept.")],
     ledger: Annotated[
@@ -45,9 +31,11 @@ def receipt(
     as_json: Json = False,
 ) -> None:
     """Check a receipt: a signed ballot, its place in the log, and the signed checkpoint."""
+    from rtc_flower.carried import read_text
     from rtc_flower.checkpoint import Checkpoint
+    from rtc_flower.receipts import KeptReceipt
 
-    (kept,) = read_receipts([file])
+    kept = KeptReceipt.from_json(read_text(file))
     header = kept.check().header
     if ledger is not None:
         kept.check_in(ledger)

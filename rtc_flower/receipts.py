@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_type_hints
@@ -15,7 +15,7 @@ from rtc_flower.errors import FormatError, LedgerError, LedgerFormatError, RtcFl
 from rtc_flower.files import reading
 from rtc_flower.merkle import leaf_hash, verify_inclusion
 from rtc_flower.textfiles import encode_fields, read_fields
-from rtc_flower.verify import Report, Step
+from rtc_flower.verify import Report, Step, Verdict
 from rtc_flower.wire import read_leaf, server_key_of
 
 
@@ -128,19 +128,27 @@ class KeptReceipt:
         return receipt
 
 
-def check_receipts(report: Report, ledger: Path, receipts: Sequence[KeptReceipt]) -> None:
+def check_receipts(report: Report, ledger: Path, receipts: Mapping[str, str]) -> None:
     """Add step V13 to ``report``: every receipt that you hold is good, and its ballot in the log.
 
-    Without receipts it says "not checked", which does not change the exit code.
+    Without receipts, or behind a bad V1, it says "not checked", which does not change the exit
+    code.
+
+    Parameters
+    ----------
+    receipts : mapping of str to str
+        Their texts, by what to call them.
     """
     step = report.steps["V13"] = Step("V13", "every receipt that you hold is in the log")
-    for receipt in receipts:
+    if report.steps["V1"].verdict is not Verdict.OK:
+        return
+    for name, text in receipts.items():
         try:
-            receipt.check_in(ledger)
+            KeptReceipt.from_json(text).check_in(ledger)
         except RtcFlowerError as error:
             if isinstance(error, LedgerError) and type(error) is not LedgerFormatError:
-                step.detail = str(error)  # locked, of a newer version, not to be read: cannot say
-                return
-            report.bad("V13", str(error))
-    if receipts:
+                step.detail = f"{name}: {error}"  # of a newer version, locked: cannot say
+            else:
+                report.bad("V13", f"{name}: {error}")
+    if receipts and not step.detail:
         report.ok("V13")

@@ -42,8 +42,9 @@ DERIVED = {
     "decision": "task, sample",
     "block": "id",
 }
-# Tables whose key is an index of its own, which can differ from the table.
-INDEXED = ("cosignature", *(name for name, key in DERIVED.items() if "," in key))
+# Columns that hold text, with their tables.
+TEXTS = """SELECT m.name, c.name FROM sqlite_schema m, pragma_table_info(m.name) c
+    WHERE m.type = 'table' AND c.type = 'TEXT'"""
 
 _QUOTES = str.maketrans("", "", '[]"`')
 _NO_BLOCKS = (0, -1, b"")  # no vote has this id: the first row of the first task is 1

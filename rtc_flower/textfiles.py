@@ -37,7 +37,7 @@ def read_fields(text: str, kind: str, *, version: int, fields: Mapping[str, Any]
         If it is of a newer version.
     """
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"expected a {kind} in JSON, got {text[:40]!r}... ({error})") from error
     said = found.pop("format", None) if isinstance(found, dict) else None
@@ -59,10 +59,18 @@ def read_fields(text: str, kind: str, *, version: int, fields: Mapping[str, Any]
         raise FormatError(f"expected a {kind} in hexadecimal ({error})") from error
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("a name stands twice")
+    return found
+
+
 def _read(value: Any, kind: Any) -> Any:
     if isinstance(value, list):
-        return tuple(bytes.fromhex(part) for part in value)
-    return bytes.fromhex(value) if kind is bytes else value
+        return tuple(_read(part, bytes) for part in value)
+    if kind is bytes and len(data := bytes.fromhex(value)) * 2 != len(value):
+        raise ValueError("white space")
+    return data if kind is bytes else value
 
 
 def _named(kinds: Mapping[str, type]) -> str:

@@ -33,6 +33,7 @@ def failing() -> Iterable[Vector]:
     yield from bad_signatures()
     yield from bad_notes()
     yield from bad_held()
+    yield from bad_rotated()
     yield from bad_file()
     yield from bad_rows()
     yield from bad_samples()
@@ -76,6 +77,18 @@ def bad_receipts() -> Iterable[Vector]:
     elsewhere = started(voters=ABC)
     elsewhere.vote("ann", [0, 1])
     receipts["another-ledger"] = elsewhere.receipt(elsewhere.replay.size - 1)
+    good = d.receipt(at, since=[2])
+    blank = json.loads(good)["ballot"]
+    receipts |= {
+        "hex-space": d.receipt(at, since=[2], ballot=f"{blank[:4]} {blank[4:]}"),
+        "twice": f'{{"index": 7, {good[1:]}',
+        "twice-newer": f'{{"index": 7, {good[1:]}'.replace("receipt 1", "receipt 2"),
+        "field": good.replace('"ballot"', '"vote"'),
+        "line-end": good.replace("\\n", "\\r\\n"),
+        "surrogate": d.receipt(
+            at, since=[2], checkpoint=json.loads(good)["checkpoint"] + "— \ud800\n"
+        ),
+    }
     for name, text in receipts.items():
         about = "a receipt that does not hold here: " + name
         yield Vector(f"V13-{name}", about, 1, "V13", base="receipt", receipt=text)
@@ -438,6 +451,7 @@ def bad_samples() -> Iterable[Vector]:
         "ids": number[:3] + b"\x01" + b"\x00\x01a" + b"\x03|u1\x01" + number + b"ab",
         "features": number + b"\x00\x01a\x00\x01b" + b"\x03|u1\x01" + number + b"a",
         "no-dimension": features + b"|u1\x00" + b"a",
+        "bound": features + b"<f8\x04" + number + bytes(4) + b"\xff" * 8,
     }
     for name, unpacked in cases.items():
         data = zlib.compress(unpacked, 9)
@@ -671,7 +685,7 @@ def bad_notes() -> Iterable[Vector]:
 
     def signed(body: str, *, over: str | None = None) -> str:
         name = f"rtc-flower/ledger/{base.replay.ledger_id.hex()}"
-        head = base.p.checkpoint._key_hash(name, base.server.public)
+        head = base.p.checkpoint._key_hash(name, base.server.public, b"\x01")
         blob = base64.b64encode(head + base.server.sign((over or body).encode())).decode()
         return f"{body}\n— {name} {blob}\n"
 
@@ -731,13 +745,61 @@ def bad_held() -> Iterable[Vector]:
         "V11-empty": "",
         "V11-tail": d.signed_note(size=size) + "text\n",
         "V11-empty-line": d.signed_note(size=size) + "\n",
+        "V11-line-end": d.signed_note(size=size).replace("\n", "\r\n"),
+        "V11-mark": "\ufeff" + d.signed_note(size=size),
     }
     for name, note in held.items():
         yield Vector(name, "a held checkpoint: " + name[4:], 1, "V11", base="V3", held=note)
+    yield from bad_behind_unknown()
     newer = {"V11-newer-ledger": d.signed_note(size=1), "V11-newer-rubbish": "rubbish"}
     for name, note in newer.items():
         about = "GENESIS of a newer version, and a held checkpoint that is not of this ledger"
         yield Vector(name, about, 1, "V11", base="newer-layout", held=note)
+
+
+def unknown_rotated() -> Draft:
+    """A new server key behind an unknown entry, and a checkpoint of each size."""
+    d = started(post=False)
+    d.every_note = True
+    d.raw(d.p.encoding.TAG_ENTRY + bytes([11]) + bytes(8))
+    _hand_over_unread(d)
+    return d
+
+
+def _hand_over_unread(d: Draft) -> None:
+    new = d.key("second server")
+    entry = d.p.signatures.hand_over(d.server, new, ledger_id=d.replay.ledger_id)
+    d.server = new
+    d.raw(d.p.entries.encode_leaf(entry, NOW))
+
+
+def bad_behind_unknown() -> Iterable[Vector]:
+    d = unknown_rotated()
+    size = d.replay.size
+    known = d.signed_note(size=size, key=d.key("server"))
+    notes = {
+        "root": (size, d.signed_note(size=size, root=ZEROS)),
+        "beyond": (size + 1, d.signed_note(size=size + 1, root=ZEROS)),
+        "signature": (size, known[:-10] + ("A" if known[-10] != "A" else "B") + known[-9:]),
+    }
+    for name, row in notes.items():
+        about = "behind an unknown entry, a wrong checkpoint: " + name
+        yield Vector(f"V11-unknown-{name}", about, 1, "V11", base="unknown-rotated", held=row[1])
+        v = d.vector(f"V7-unknown-{name}", about, "V7")
+        v.tables["checkpoint"][-1] = list(row)
+        yield v
+
+
+def bad_rotated() -> Iterable[Vector]:
+    d = started(post=False)
+    d.note()
+    d.raw(d.p.entries.encode_leaf(d.p.entries.Invite(ZEROS, 1), NOW))
+    _hand_over_unread(d)
+    v = d.vector("R5-rotated", "a new server key behind a bad entry", "V4", "R5")
+    yield v
+    about = "behind a bad entry, a held checkpoint of a server key that cannot be known"
+    held = d.signed_note(size=d.replay.size)
+    yield replace(v, name="R5-rotated-held", about=about, tables={}, base=v.name, held=held)
 
 
 def bad_file() -> Iterable[Vector]:
@@ -769,6 +831,17 @@ def bad_file() -> Iterable[Vector]:
               "PRAGMA writable_schema = ON", "UPDATE sqlite_schema SET sql = "
               "replace(sql, 'BLOB', 'BLOB NOT NULL') WHERE name = 'entry'", reset)  # fmt: skip
     yield one("V1-text", "a text that is not UTF-8", "UPDATE class SET name = CAST(x'ff' AS TEXT)")
+    unread = "INSERT INTO class VALUES (9, 9, CAST(x'ff' AS TEXT))"
+    about = "a text that is not UTF-8 in a row that no other step comes to"
+    yield Vector("V1-unread-text", about, 1, "V1", base="unknown-type", sql=[unread])
+    yield Vector("V1-unread-text-bad", about, 1, "V1", base="R5-rotated", sql=[unread])
+    loose, strict = ("replace(sql, 'BLOB NOT NULL', 'ANY')", "replace(sql, 'ANY', 'BLOB NOT NULL')")
+    change = "UPDATE sqlite_schema SET sql = {} WHERE name = 'server_key'"
+    typed = ["PRAGMA writable_schema = ON", change.format(loose), reset,
+             "INSERT INTO server_key VALUES (9, 'text')", "PRAGMA writable_schema = ON",
+             change.format(strict), reset]  # fmt: skip
+    about = "a text in a column of bytes, in a row that no other step comes to"
+    yield Vector("V1-unread-type", about, 1, "V1", base="unknown-type", sql=typed)
     index = "type = 'index' AND tbl_name = 'decision'"
     hidden = [
         f"CREATE TEMP TABLE kept AS SELECT * FROM sqlite_schema WHERE name = 'decision' OR {index}",

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import replace
 
-from failing_vectors import failing
+from failing_vectors import failing, unknown_rotated
 from vector_drafts import AB, ABC, ABCD, NOW, VECTORS, ZEROS, Draft, Vector, seed, started
 
 # -- good ledgers -----------------------------------------------------------------------------
@@ -27,6 +27,15 @@ def good() -> Iterable[Vector]:
     yield from good_keys()
     yield from good_receipts()
     yield from good_without_blocks()
+    yield from unread_receipts()
+
+
+def unread_receipts() -> Iterable[Vector]:
+    d = started()
+    d.vote("ann", [0, 1])
+    good = d.receipt(d.replay.size - 1)
+    v = d.vector("receipt-form", "a receipt of a newer form, whatever it holds: not checked")
+    yield replace(v, receipt=good.replace("receipt 1", "receipt 22").replace('"ballot"', '"vote"'))
 
 
 def good_receipts() -> Iterable[Vector]:
@@ -265,6 +274,11 @@ def unsupported() -> Iterable[Vector]:
     d = started(post=False)
     d.raw(bytes.fromhex(d.tables["entry"][0][1])[:25] + b"\x00\x02")
     yield d.vector("newer-second", "a GENESIS of a newer version in another place", code=2)
+    d = unknown_rotated()
+    yield d.vector("unknown-rotated", "a new server key behind an unknown entry", code=2)
+    about = "the same, and a checkpoint of the newer key that is held"
+    held = d.signed_note(size=d.replay.size)
+    yield Vector("unknown-rotated-held", about, 2, base="unknown-rotated", held=held)
     yield Vector(
         "newer-file", "a newer user_version", 2, base="held", sql=["PRAGMA user_version = 2"]
     )

@@ -40,12 +40,12 @@ EXPECTED = {
         "trailing bytes": (1, "V1 bad"),
     },
     "receipt": {
-        "truncated": (1, "V13: "),
-        "empty": (1, "V13: "),
+        "truncated": (1, "V13 bad"),
+        "empty": (1, "V13 bad"),
         "another ledger": (1, "V13 bad"),
-        "newer version": (2, "V13: "),
-        "foreign key": (1, "V13 bad: expected a checkpoint signed by"),
-        "trailing bytes": (1, "V13: "),
+        "newer version": (0, "a receipt of version 2"),
+        "foreign key": (1, "V13 bad"),
+        "trailing bytes": (1, "V13 bad"),
     },
     "checkpoint": {
         "truncated": (1, "V11 bad"),

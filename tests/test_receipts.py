@@ -145,7 +145,8 @@ def test_a_newer_version_cannot_be_judged(receipt: KeptReceipt) -> None:
 
 def judged(path: Path, *receipts: KeptReceipt) -> tuple[Verdict, str, int]:
     report = verify(path)
-    check_receipts(report, path, receipts)
+    texts = {str(number): receipt.to_json() for number, receipt in enumerate(receipts)}
+    check_receipts(report, path, texts)
     return report.steps["V13"].verdict, report.steps["V13"].detail, report.exit_code
 
 
@@ -154,6 +155,28 @@ def test_v13_is_ok_for_receipts_of_the_log_and_not_checked_without(
 ) -> None:
     assert judged(ledger.path, receipt, kept(ledger, 0)) == (Verdict.OK, "", 0)
     assert judged(ledger.path) == (Verdict.NOT_CHECKED, "", 0)
+
+
+def test_v13_a_newer_or_broken_receipt_leaves_the_other_steps_alone(
+    ledger: Ledger, receipt: KeptReceipt
+) -> None:
+    good = receipt.to_json()
+    newer = good.replace("receipt 1", "receipt 2")
+    spaced = good.replace(receipt.ballot.hex(), receipt.ballot.hex(" "))
+    twice = good.replace('"index"', '"index": 0, "index"')
+    for texts, verdict, code in (
+        ({"a": good, "b": newer}, Verdict.NOT_CHECKED, 0),
+        ({"a": newer, "b": good[:-9]}, Verdict.BAD, 1),
+        ({"a": spaced}, Verdict.BAD, 1),
+        ({"a": twice}, Verdict.BAD, 1),
+        ({"a": ""}, Verdict.BAD, 1),
+        ({"a": good + "\udcff"}, Verdict.BAD, 1),
+    ):
+        report = verify(ledger.path)
+        check_receipts(report, ledger.path, texts)
+        assert (report.steps["V13"].verdict, report.exit_code) == (verdict, code)
+        assert report.steps["V13"].detail.startswith(f"{list(texts)[-1]}: ")
+        assert report.steps["V12"].verdict is Verdict.OK
 
 
 def test_s1_a_ballot_deleted_after_its_receipt_is_named(
@@ -191,7 +214,7 @@ def test_v13_another_ledger_a_bad_receipt_and_no_ledger(
     )
     assert "another ledger" in judged(other.path, receipt)[1]
     assert judged(ledger.path, replace(receipt, index=0))[0] is Verdict.BAD
-    assert judged(tmp_path / "nothing.db", receipt)[0] is Verdict.BAD
+    assert judged(tmp_path / "nothing.db", receipt)[::2] == (Verdict.NOT_CHECKED, 1)
     tamper(ledger.path, "PRAGMA user_version = 99")
     assert judged(ledger.path, receipt)[::2] == (Verdict.NOT_CHECKED, 2)
 

@@ -204,6 +204,31 @@ def test_v1_a_view_that_lies_with_quotes_alone(path: Path, quotes: str, space: s
     assert_bad(path, "V1", "got others")
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO class VALUES (9, 9, CAST(x'ff' AS TEXT))",
+        "INSERT INTO cosignature VALUES (1, x'00', CAST(x'ff' AS TEXT))",
+        "UPDATE decision SET how = CAST(x'ff' AS TEXT) WHERE task = 2",
+    ],
+)
+@pytest.mark.parametrize("change", ["leaf = x'00'", "leaf = zeroblob(16)", "idx = -1"])
+def test_v1_a_text_that_no_other_step_reads(path: Path, statement: str, change: str) -> None:
+    tamper(path, statement, f"UPDATE entry SET {change} WHERE idx = 1")
+    report = assert_bad(path, "V1", "Could not decode to UTF-8")
+    assert {s.verdict for n, s in report.steps.items() if n != "V1"} == {Verdict.NOT_CHECKED}
+
+
+def test_v1_a_damaged_page_that_no_other_step_reads(path: Path) -> None:
+    tamper(path, "UPDATE entry SET leaf = x'00' WHERE idx = 1")
+    (page,) = query(path, "SELECT rootpage FROM sqlite_schema WHERE name = 'block'")[0]
+    data = bytearray(path.read_bytes())
+    size = int.from_bytes(data[16:18], "big")
+    data[(page - 1) * size] = 0
+    path.write_bytes(data)
+    assert_bad(path, "V1")
+
+
 # -- V2 ----------------------------------------------------------------------------------
 
 
@@ -422,7 +447,7 @@ def test_v7_a_checkpoint_that_states_another_log(
 def test_v7_a_checkpoint_of_another_ledger_or_none(path: Path, busy: World) -> None:
     state = Checkpoint(bytes(32), 3, busy.replay.roots[3]).sign(SERVER)
     tamper(path, ("INSERT INTO checkpoint VALUES (3, ?)", (state,)))
-    assert_bad(path, "V7", "expected Checkpoint(")
+    assert_bad(path, "V7", "checkpoint 3: expected 'rtc-flower/ledger/")
     tamper(path, "UPDATE checkpoint SET note = 'nothing' WHERE size = 3")
     assert_bad(path, "V7", "checkpoint 3: ")
 
@@ -440,7 +465,10 @@ def test_v8_entries_cut_off_behind_the_last_checkpoint(busy: World, tmp_path: Pa
     path = forge(tmp_path / "ledger.db", busy.log[:-4])
     ahead = Checkpoint(busy.replay.ledger_id, len(busy.log), busy.replay.roots[-1]).sign(SERVER)
     tamper(path, ("INSERT INTO checkpoint VALUES (?, ?)", (len(busy.log), ahead)))
-    assert_bad(path, "V8", f"got {len(busy.log)}")
+    report = verify(path)
+    assert bad_steps(report) == ["V7", "V8"]  # it states what is not there, and ends beyond
+    assert report.steps["V7"].detail.endswith("expected one of at most 16 entries")
+    assert report.steps["V8"].detail.endswith(f"got {len(busy.log)}")
 
 
 def test_v8_a_close_that_is_missing(tmp_path: Path) -> None:
@@ -539,6 +567,17 @@ def test_v11_is_not_checked_beyond_what_could_be_read(busy: World, tmp_path: Pat
     assert report.steps["V11"].detail == "only 6 entries could be read"
 
 
+def test_v11_nobody_knows_the_server_key_beyond_a_bad_entry(world: World, tmp_path: Path) -> None:
+    path = forge(tmp_path / "ledger.db", [*world.log, b"broken"])
+    beyond, other = (
+        Checkpoint(name, 9, bytes(32)).sign(NEXT) for name in (world.replay.ledger_id, bytes(32))
+    )
+    report = assert_bad(path, "V2", held=beyond)
+    assert report.steps["V11"].verdict is Verdict.NOT_CHECKED
+    for wrong in (other, beyond + "text\n"):
+        assert bad_steps(verify(path, held=wrong)) == ["V2", "V11"]
+
+
 # -- newer entries and rules -------------------------------------------------------------
 
 
@@ -562,6 +601,26 @@ def test_what_depends_on_a_newer_entry_is_not_checked(
     assert report.summary.startswith("not checked: entry 2: ")
     ok = [n for n, step in report.steps.items() if step.verdict is Verdict.OK]
     assert ok == ["V1", "V3", "V7"]
+
+
+def test_a_newer_entry_leaves_the_key_of_later_checkpoints_open(
+    world: World, tmp_path: Path
+) -> None:
+    ledger_id = world.replay.ledger_id
+    handed = encode_leaf(hand_over(SERVER, NEXT, ledger_id=ledger_id), NOW)
+    log = [*world.log, newer_type(world), handed]
+    path = forge(tmp_path / "ledger.db", log, key=NEXT)
+    note = query(path, "SELECT note FROM checkpoint")[0][0]
+    report = verify(path, held=note)
+    assert (report.exit_code, bad_steps(report)) == (2, [])
+    unsure = {n for n in ("V7", "V11") if report.steps[n].verdict is Verdict.NOT_CHECKED}
+    assert unsure == {"V7", "V11"}
+    stated = Checkpoint.parse(note)
+    assert_bad(path, "V11", "another history", held=replace(stated, root=bytes(32)).sign(NEXT))
+    early = Checkpoint(ledger_id, 2, world.replay.roots[2])
+    assert_bad(path, "V11", "found none", held=early.sign(NEXT))
+    tamper(path, ("UPDATE checkpoint SET note = ?", (replace(stated, root=bytes(32)).sign(NEXT),)))
+    assert_bad(path, "V7")
 
 
 def test_a_newer_genesis_is_not_checked(tmp_path: Path) -> None:
