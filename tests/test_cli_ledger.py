@@ -66,12 +66,36 @@ def test_a_receipt_is_read_and_found_in_its_ledger(state: Path, tmp_path: Path, 
     assert "V13  not checked" in out
 
     run("init", tmp_path / "other")
-    code, out, _ = run("verify", tmp_path / "other" / "ledger.db", "--receipt", receipt)
+    code, out, _ = run("verify", tmp_path / "other" / "ledger.db", "--receipt", receipt, "--json")
     assert code == 1
-    assert "V13 bad: ballot of voter" in out
+    assert json.loads(out)["verify"].startswith(f"V13 bad: {receipt}: ballot of voter")
     code, _, err = run("receipt", receipt, "--ledger", tmp_path / "other" / "ledger.db")
     assert code == 1
     assert "the receipt is of another ledger" in err
+
+
+def test_verify_reports_everything_whatever_was_brought(
+    state: Path, tmp_path: Path, run: Run
+) -> None:
+    ledger, bad = state / "ledger.db", tmp_path / "bad"
+    note, text = ((p.read_bytes()) for p in (state / "HEAD", tmp_path / "receipt"))
+    for option, step, content, verdict in (
+        ("--checkpoint", "V11", note, "ok"),
+        ("--checkpoint", "V11", note.replace(b"\n", b"\r\n"), "bad"),
+        ("--checkpoint", "V11", note + "\u2014 node \ufffd\n".encode(), "ok"),
+        ("--checkpoint", "V11", note + "\u2014 node ".encode() + b"\xff\n", "bad"),
+        ("--checkpoint", "V11", b"", "bad"),
+        ("--receipt", "V13", text, "ok"),
+        ("--receipt", "V13", b"", "bad"),
+        ("--receipt", "V13", b"\xff\xfe", "bad"),
+        ("--receipt", "V13", text[:-9], "bad"),
+        ("--receipt", "V13", text.replace(b"receipt 1", b"receipt 2"), "not checked"),
+    ):
+        bad.write_bytes(content)
+        code, out, _ = run("verify", ledger, option, bad, "--json")
+        verdicts = {s["step"]: s["verdict"] for s in json.loads(out)["steps"]}
+        assert (code, verdicts[step]) == (int(verdict == "bad"), verdict), content
+        assert {verdicts[f"V{i}"] for i in (*range(1, 11), 12)} == {"ok"}
 
 
 def test_bad_files_end_with_a_named_error(state: Path, tmp_path: Path, run: Run) -> None:
@@ -82,7 +106,6 @@ def test_bad_files_end_with_a_named_error(state: Path, tmp_path: Path, run: Run)
         bad.write_bytes(content)
         commands: list[tuple[object, ...]] = [
             ("receipt", bad),
-            ("verify", state / "ledger.db", "--receipt", bad),
             ("compare", bad, state / "HEAD"),
             ("compare", state / "ledger.db", bad),
             ("compare", "--proof", bad),
