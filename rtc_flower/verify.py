@@ -150,7 +150,7 @@ def verify(path: Path, *, held: str | None = None, ledger_id: bytes | None = Non
             _Verifier(connection, report, ledger_id).run(held)
     except errors.UnsupportedError as error:
         report.unsupported = str(error)
-    except errors.LedgerFormatError as error:
+    except (errors.LedgerFormatError, UnicodeError) as error:  # also in SQLite's own words
         report.bad("V1", str(error))
     except errors.LedgerError as error:
         report.unsupported = str(error)  # locked, or not to be read as it is: cannot say

@@ -307,7 +307,7 @@ def test_f4_a_checkpoint_that_claims_another_size_hides_none_behind_it(
     path = tmp_path / "ledger.db"
     path.write_bytes(data)
     assert query(path, "SELECT * FROM checkpoint")[0] == (132, None)
-    assert verify(path).summary.startswith("V8 bad: expected a checkpoint of ")
+    assert verify(path).summary.startswith("V1 bad: expected sound tables, got ")
 
 
 @pytest.mark.slow

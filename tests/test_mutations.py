@@ -36,7 +36,6 @@ BACKED = {
     "tasks.check_parameters~electorate must": ("rules.StopRule.check#1",),
     "checkpoint.Checkpoint.parse#0": ("checkpoint.Checkpoint.parse#2",),
     "encoding.decompress#0": ("encoding.decompress#1",),
-    "verify._Verifier._checkpoints#0": ("verify._Verifier._checkpoints#1",),
     "receipts.KeptReceipt.check_in~entries": ("receipts.KeptReceipt.check_in~found another",),
     "receipts.KeptReceipt.check_in~another ledger": (
         "receipts.KeptReceipt.check_in~found another",
