@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from rtc_flower.ballot import encode_meta, sign
+from rtc_flower.entries import Task
 from rtc_flower.keys import SigningKey
 from rtc_flower.ledger import Ledger, Posting
 from rtc_flower.samples import Samples, samples_hash
@@ -96,9 +97,9 @@ def run_append(folder: Path, *, tasks: int, blocks: bool) -> Figures:
 
 def post(ledger: Ledger, nodes: Sequence[SigningKey], samples: bytes, *, seed: int) -> list[bytes]:
     """Post a task, invite everybody, and sign their ballots."""
-    names = [str(number) for number in range(K)]
-    posting = Posting(samples_hash=samples_hash(samples), data=samples, n=N, class_names=names)
-    tally = ledger.post(posting, electorate=[key.public for key in nodes])
+    names = tuple(str(number) for number in range(K))
+    draft = Task(samples_hash(samples), N, names, close_min=N)
+    tally = ledger.post(Posting(draft, samples), electorate=[key.public for key in nodes])
     ledger.invite(NODES)
     seen, meta = (ledger.replay.size, ledger.replay.roots[-1]), encode_meta("benchmark")
     context: Figures = {"ledger_id": ledger.replay.ledger_id, "task_id": tally.task_id, "n": N}

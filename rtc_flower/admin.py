@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rtc_flower.encoding import Reader
-from rtc_flower.entries import Enrolment, EntryType, Genesis, decode_leaf
+from rtc_flower.entries import NUMBERS, Enrolment, Genesis, decode_leaf
 from rtc_flower.errors import FormatError, KeyFormatError, LedgerError, LedgerFormatError
 from rtc_flower.files import reading, sync_directory
 from rtc_flower.keys import SigningKey, load_or_create_key
@@ -132,7 +132,7 @@ def changed(
     kept = tuple(
         replace(m, state=MemberState.REVOKED) if m.name in gone else m for m in roster.members
     )
-    added = tuple(Member(key, name) for name, key in [*rotate, *enrol])
+    added = tuple(Member(key, MemberState.ACTIVE, name) for name, key in [*rotate, *enrol])
     successor = Roster(roster.version + 1, kept + added)
     successor.check_follows(roster)
     return successor
@@ -192,7 +192,7 @@ class RosterRequest:
             first = connection.execute("SELECT leaf FROM entry WHERE idx = 0").fetchone()
             last = connection.execute(
                 "SELECT leaf FROM entry WHERE substr(leaf, 17, 1) = ? ORDER BY idx DESC LIMIT 1",
-                (bytes([EntryType.ROSTER]),),
+                (bytes([NUMBERS[Roster]]),),
             ).fetchone()
         if first is None:
             raise LedgerFormatError(f"{ledger}: expected at least GENESIS, found no entry")

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from rtc_flower import encoding
+from rtc_flower import encoding, errors, keys
 from rtc_flower.encoding import U32, U64, Bytes32, Reader, Record, digest
-from rtc_flower.errors import FormatError
-from rtc_flower.keys import SigningKey, check_signature
 
 HEADER_SIZE = 16 + 4 * 32 + 4 + 32 + 8 + 32
 _SALT_SIZE = 16
@@ -103,15 +101,15 @@ class Ballot:
         meta, salt = reader.take(reader.uint(2)), reader.take(_SALT_SIZE)
         ballot = cls(header, signature, meta, salt, reader.rest())
         if len(meta) > MAX_META:
-            raise FormatError(f"expected at most {MAX_META} bytes of meta, got {len(meta)}")
+            raise errors.FormatError(f"expected at most {MAX_META} bytes of meta, got {len(meta)}")
         parts = Reader(meta)
         parts.text()
         parts.take(32)
         parts.end()
         if digest(meta) != header.meta_hash:
-            raise FormatError("expected the meta that the header commits to")
+            raise errors.FormatError("expected the meta that the header commits to")
         if digest(encoding.TAG_VOTES, salt, ballot.votes) != header.votes_hash:
-            raise FormatError("expected the votes that the header commits to")
+            raise errors.FormatError("expected the votes that the header commits to")
         return ballot
 
     @property
@@ -121,7 +119,7 @@ class Ballot:
 
     def check_signature(self) -> None:
         """Verify the voter's signature; `SignatureError` if it fails."""
-        check_signature(self.header.voter, self.signature, self.header.encode())
+        keys.check_signature(self.header.voter, self.signature, self.header.encode())
 
 
 def ballot_size(n: int, width: int) -> int:
@@ -130,7 +128,7 @@ def ballot_size(n: int, width: int) -> int:
 
 
 def sign(
-    key: SigningKey,
+    key: keys.SigningKey,
     votes: bytes,
     *,
     ledger_id: bytes,

@@ -14,7 +14,7 @@ from typing import Any
 
 from rtc_flower.carried import read_text
 from rtc_flower.checkpoint import Checkpoint
-from rtc_flower.entries import EntryType, Genesis
+from rtc_flower.entries import NUMBERS, Genesis, ServerKey
 from rtc_flower.errors import FormatError, LedgerError, LedgerFormatError, SignatureError
 from rtc_flower.files import reading
 from rtc_flower.merkle import Tree, leaf_hash, verify_consistency
@@ -254,7 +254,7 @@ class _History:
                 leaves.append(leaf_hash(leaf))
                 tree.append(leaves[-1])
                 roots.append(tree.root())
-                if leaf[_TYPE : _TYPE + 1] == bytes([EntryType.SERVER_KEY]):
+                if leaf[_TYPE : _TYPE + 1] == bytes([NUMBERS[ServerKey]]):
                     rotations.append(leaf)
             notes = dict(connection.execute("SELECT size, note FROM checkpoint"))
         if not leaves:

@@ -8,18 +8,17 @@ rules forbid, and knows no file, clock, socket or signature. The rules are numbe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import singledispatchmethod
 
 import numpy as np
 import numpy.typing as npt
 
-from rtc_flower import entries, errors
+from rtc_flower import entries, errors, merkle, tasks
 from rtc_flower.ballot import Ballot
 from rtc_flower.entries import Entry, Refusal
 from rtc_flower.keys import check_public_key
-from rtc_flower.merkle import Tree, leaf_hash
 from rtc_flower.roster import Roster
 from rtc_flower.tally import Counted, Tally
-from rtc_flower.tasks import check_task
 
 MAX_REFUSALS = 4
 _RULES = {
@@ -97,7 +96,7 @@ class Replay:
         self.ledger_id = b""
         self.roster = Roster()
         self.tally: Tally | None = None
-        self.tree = Tree()
+        self.tree = merkle.Tree()
         self.roots = [self.tree.root()]
         self.last_close = b""
         self.next_row = 1
@@ -164,51 +163,30 @@ class Replay:
             If it is of a newer version.
         """
         entry, _ = entries.decode_leaf(leaf)
-        hashed = leaf_hash(leaf)
+        hashed = merkle.leaf_hash(leaf)
         first = (self.size == 0) == isinstance(entry, entries.Genesis)
         _expect("R1", first, "GENESIS as the first entry and nowhere else")
         if self.due is not None and entry != self.due:
             raise errors.ReplayError("R12", f"expected {self.due}, which was due, got {entry}")
-        counted = self._dispatch(entry, hashed)
+        counted = self._take(entry, hashed) or ()
         self._log(hashed)
         self.due = self.open_task.due() if self.open_task else None
         return Applied(self.size - 1, hashed, entry, counted, self.due)
 
     def skip(self, leaf: bytes) -> None:
         """Hash ``leaf`` into the tree and let it have no effect: for entries of a newer version."""
-        self._log(leaf_hash(leaf))
+        self._log(merkle.leaf_hash(leaf))
 
     def _log(self, hashed: bytes) -> None:
         self.tree.append(hashed)
         self.roots.append(self.tree.root())
 
-    def _dispatch(self, entry: Entry, hashed: bytes) -> tuple[Counted, ...]:
-        match entry:
-            case entries.Genesis():
-                self._genesis(entry, hashed)
-            case Roster():
-                self._roster(entry)
-            case entries.Task():
-                self._task(entry, hashed)
-            case entries.Invite():
-                self._invite(entry)
-            case Ballot():
-                return self._ballot(entry)
-            case entries.Absent():
-                return self._absent(entry)
-            case entries.Refused():
-                self._refused(entry)
-            case entries.Close():
-                self._close(entry, hashed)
-            case entries.Evidence():
-                self._evidence(entry)
-            case entries.ServerKey():
-                self._server_key(entry)
-            case entries.Unknown():
-                what = f"entry {self.size} is of the unknown type {entry.number}"
-                raise errors.UnsupportedError(what)
-        return ()
+    @singledispatchmethod
+    def _take(self, entry: entries.Unknown, hashed: bytes) -> tuple[Counted, ...] | None:
+        """Check one entry and let it take effect; the ballots that it caused to be counted."""
+        raise errors.UnsupportedError(f"entry {self.size} is of the unknown type {entry.number}")
 
+    @_take.register
     def _genesis(self, entry: entries.Genesis, hashed: bytes) -> None:
         try:
             for key in (entry.server_key, *((entry.admin_key,) if any(entry.admin_key) else ())):
@@ -221,16 +199,18 @@ class Replay:
         self.genesis, self.ledger_id, self.last_close = entry, hashed, hashed
         self.server_keys.append((1, entry.server_key))
 
-    def _roster(self, entry: Roster) -> None:
+    @_take.register
+    def _roster(self, entry: Roster, _: bytes) -> None:
         try:
             entry.check_follows(self.roster)
         except (errors.FormatError, errors.KeyFormatError) as error:
             raise errors.ReplayError("R2", str(error)) from error
         self.roster = entry
 
+    @_take.register
     def _task(self, entry: entries.Task, hashed: bytes) -> None:
         _expect("R3", not self.open_task, "no TASK while another is open")
-        check_task(entry, roster=self.roster, last_close=self.last_close)
+        tasks.check_task(entry, roster=self.roster, last_close=self.last_close)
         self.tally = Tally(
             entry, task_id=hashed, index=self.size, roster=self.roster, first_row=self.next_row
         )
@@ -244,7 +224,8 @@ class Replay:
             raise errors.ReplayError(rule, f"expected the open task, got {task_id.hex()[:16]}...")
         return tally
 
-    def _invite(self, entry: entries.Invite) -> None:
+    @_take.register
+    def _invite(self, entry: entries.Invite, _: bytes) -> None:
         tally = self._named("R5", entry.task_id)
         left = len(tally.ranks) - tally.invited
         _expect("R5", 1 <= entry.more <= left, f"1 to {left} more ranks, got {entry.more}")
@@ -260,11 +241,9 @@ class Replay:
         """
         tally, header = self.tally, ballot.header
         if tally is None or header.ledger_id != self.ledger_id or header.task_id != tally.task_id:
-            raise errors.BallotError(
-                Refusal.CONTEXT,
-                f"expected a ballot for this ledger's current task, got one for ledger "
-                f"{header.ledger_id.hex()[:16]}..., task {header.task_id.hex()[:16]}...",
-            )
+            got = f"ledger {header.ledger_id.hex()[:16]}..., task {header.task_id.hex()[:16]}..."
+            what = f"expected a ballot for this ledger's current task, got one for {got}"
+            raise errors.BallotError(Refusal.CONTEXT, what)
         votes = tally.check_ballot(ballot)
         if not tally.index < header.seen_size <= self.size:
             what = f"expected a seen size in ({tally.index}, {self.size}], got {header.seen_size}"
@@ -274,18 +253,21 @@ class Replay:
             raise errors.BallotError(Refusal.SEEN, what + "the node has seen a different history")
         return votes
 
-    def _ballot(self, entry: Ballot) -> tuple[Counted, ...]:
+    @_take.register
+    def _ballot(self, entry: Ballot, _: bytes) -> tuple[Counted, ...]:
         votes = self.check_ballot(entry)
         return self.current.take_ballot(entry.header, votes, index=self.size)
 
-    def _absent(self, entry: entries.Absent) -> tuple[Counted, ...]:
+    @_take.register
+    def _absent(self, entry: entries.Absent, _: bytes) -> tuple[Counted, ...]:
         tally = self._named("R10", entry.task_id)
         unsettled = tally.is_invited(entry.voter) and not tally.is_settled(entry.voter)
         name = entry.voter.hex()[:16]
         _expect("R10", unsettled, f"an invited, unsettled voter, got {name}...")
         return tally.take_absence(entry)
 
-    def _refused(self, entry: entries.Refused) -> None:
+    @_take.register
+    def _refused(self, entry: entries.Refused, _: bytes) -> None:
         tally, name = self._named("R11", entry.task_id), entry.voter.hex()[:16]
         _expect("R11", tally.is_invited(entry.voter), f"an invited voter, got {name}...")
         _expect("R11", entry.size < 2**63, f"a size below 2**63, got {entry.size}")
@@ -293,17 +275,16 @@ class Replay:
         _expect("R11", few, f"at most {MAX_REFUSALS} refusals of a voter")
         tally.refusals[entry.voter] += 1
 
+    @_take.register
     def _close(self, entry: entries.Close, hashed: bytes) -> None:
         tally = self._named("R13", entry.task_id)
-        if self.due is None and (
-            entry.reason is not entries.CloseReason.ABORTED
-            or entry != tally.close(entries.CloseReason.ABORTED)
-        ):
+        if self.due is None and entry != tally.close(entries.CloseReason.ABORTED):
             raise errors.ReplayError("R13", f"expected no CLOSE yet but an abort, got {entry}")
         tally.closed = entry
         self.last_close = hashed
 
-    def _evidence(self, entry: entries.Evidence) -> None:
+    @_take.register
+    def _evidence(self, entry: entries.Evidence, _: bytes) -> None:
         """Evidence never changes a count: the ballot that was stored first stays."""
         first, second = entry.first, entry.second
         case, other = (first.task_id, first.voter), (second.task_id, second.voter)
@@ -317,7 +298,8 @@ class Replay:
         _expect("R14", case not in self.accused, "one EVIDENCE for a voter and task")
         self.accused.add(case)
 
-    def _server_key(self, entry: entries.ServerKey) -> None:
+    @_take.register
+    def _server_key(self, entry: entries.ServerKey, _: bytes) -> None:
         try:
             check_public_key(entry.key)
         except errors.KeyFormatError as error:

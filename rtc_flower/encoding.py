@@ -17,9 +17,10 @@ import numpy.typing as npt
 
 from rtc_flower.errors import FormatError
 
-# Types of the fields of a `Record`, with their widths in bytes.
+# Types of the fields of a `Record`, with their widths in bytes; of a text, the most.
 Bytes32 = Annotated[bytes, 32]
 Bytes64 = Annotated[bytes, 64]
+Text64 = Annotated[str, 64]
 U32 = Annotated[int, 4]
 U64 = Annotated[int, 8]
 
@@ -38,7 +39,6 @@ TAG_SAMPLES = b"rtc-flower data1"
 TAG_OUTCOMES = b"rtc-flower outcm"
 TAG_TIPS = b"rtc-flower tips1"
 
-MAX_CLASSES = 1000
 _MOST_UNPACKED = 2**31  # bytes
 _NARROW = 250  # the most classes that fit one byte beside ABSTAIN and NOT-ASKED
 
@@ -165,8 +165,8 @@ class Reader:
 class Record:
     """A frozen dataclass whose bytes are its tag and its fields, one after the other.
 
-    A field is `Bytes32`, `Bytes64`, `U32` or `U64`, an ``IntEnum`` in one byte, or
-    another record.
+    A field is `Bytes32`, `Bytes64`, `U32` or `U64`, a `Text64` behind its length, an ``IntEnum``
+    in one byte, or another record.
     """
 
     __slots__ = ()
@@ -204,6 +204,8 @@ class Record:
 def _write(value: Any, width: int) -> bytes:
     if isinstance(value, Record):
         return value.encode()
+    if isinstance(value, str):
+        return pack_text(value, limit=width)
     return value if isinstance(value, bytes) else int(value).to_bytes(width, "big")
 
 
@@ -212,6 +214,8 @@ def _read(reader: Reader, kind: type, width: int) -> Any:
         return kind.read(reader)
     if issubclass(kind, IntEnum):
         return reader.choice(kind)
+    if kind is str:
+        return reader.text()
     return reader.take(width) if kind is bytes else reader.uint(width)
 
 

@@ -12,29 +12,13 @@ from typing import TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from rtc_flower import encoding
+from rtc_flower import encoding, errors
 from rtc_flower.ballot import Ballot, Header
 from rtc_flower.encoding import U32, U64, Bytes32, Bytes64, Reader, Record, pack_text
-from rtc_flower.errors import FormatError, UnsupportedError
 from rtc_flower.roster import Roster
 from rtc_flower.rules import Order, Rule, StopRule
 
 FORMAT_VERSION = 1
-
-
-class EntryType(IntEnum):
-    """Type byte of a log leaf."""
-
-    GENESIS = 1
-    ROSTER = 2
-    TASK = 3
-    INVITE = 4
-    BALLOT = 5
-    ABSENT = 6
-    REFUSED = 7
-    CLOSE = 8
-    EVIDENCE = 9
-    SERVER_KEY = 10
 
 
 class Enrolment(IntEnum):
@@ -108,10 +92,8 @@ class Genesis(Record):
         """Read the version; `UnsupportedError` if it is another, for what follows may differ."""
         version = reader.uint(2)
         if version != FORMAT_VERSION:
-            raise UnsupportedError(
-                f"format version {version}; this program knows version {FORMAT_VERSION}. "
-                "Install a newer rtc-flower"
-            )
+            what = f"format version {version}; this program knows version {FORMAT_VERSION}"
+            raise errors.UnsupportedError(what)
 
 
 @dataclass(frozen=True)
@@ -147,18 +129,18 @@ class Task:
     samples_hash: bytes
     n: int
     class_names: tuple[str, ...]
-    roster_version: int
-    roster_size: int
-    electorate: bytes
-    rule: int
-    inv_delta: int
-    lead: int
-    min_ballots: int
     close_min: int
-    order: int
-    kind: str
-    last_close: bytes
-    nonce: bytes
+    rule: int = Rule.CERTAIN
+    inv_delta: int = 1000
+    lead: int = 21
+    min_ballots: int = 1
+    order: int = Order.ARRIVAL
+    kind: str = "default"
+    roster_version: int = 0
+    roster_size: int = 0
+    electorate: bytes = b""
+    last_close: bytes = bytes(32)
+    nonce: bytes = bytes(32)
 
     def encode(self) -> bytes:
         """Payload."""
@@ -181,8 +163,8 @@ class Task:
         kind, last_close, nonce = reader.text(), reader.take(32), reader.take(32)
         names = tuple(reader.text() for _ in range(k))
         return cls(
-            samples_hash, n, names, version, size, electorate, rule, inv_delta, lead,
-            min_ballots, close_min, order, kind, last_close, nonce,
+            samples_hash, n, names, close_min, rule, inv_delta, lead, min_ballots, order, kind,
+            version, size, electorate, last_close, nonce,
         )  # fmt: skip
 
     @property
@@ -309,14 +291,14 @@ _Known: TypeAlias = (
 )
 Entry: TypeAlias = _Known | Unknown
 
-# The union lists the types in the order of their numbers.
-_TYPES: dict[int, type[_Known]] = dict(zip(EntryType, get_args(_Known), strict=True))
-_NUMBERS: dict[type, int] = {kind: number for number, kind in _TYPES.items()}
+# The type byte of a leaf is the type's place in the union, from 1.
+_TYPES: dict[int, type[_Known]] = dict(enumerate(get_args(_Known), 1))
+NUMBERS: dict[type, int] = {kind: number for number, kind in _TYPES.items()}
 
 
 def encode_leaf(entry: Entry, time_ms: int) -> bytes:
     """Log leaf of ``entry``: tag, type, the server's claim of the time (Unix ms), payload."""
-    number = entry.number if isinstance(entry, Unknown) else _NUMBERS[type(entry)]
+    number = entry.number if isinstance(entry, Unknown) else NUMBERS[type(entry)]
     return encoding.TAG_ENTRY + pack(">BQ", number, time_ms) + entry.encode()
 
 
@@ -336,5 +318,5 @@ def decode_leaf(leaf: bytes) -> tuple[Entry, int]:
     entry = _TYPES[number].read(reader)
     reader.end()
     if encode_leaf(entry, time_ms) != leaf:
-        raise FormatError(f"expected the canonical encoding of {type(entry).__name__}")
+        raise errors.FormatError(f"expected the canonical encoding of {type(entry).__name__}")
     return entry, time_ms

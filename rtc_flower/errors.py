@@ -95,7 +95,13 @@ class LedgerFormatError(LedgerError):
 
 
 class UnsupportedError(LedgerFormatError):
-    """A format, entry type or rule of a newer version: what depends on it cannot be checked."""
+    """A format, entry type or rule of a newer version: what depends on it cannot be checked.
+
+    The message ends with what to do about it.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}. Install a newer rtc-flower")
 
 
 class LedgerFullError(LedgerError):

@@ -132,7 +132,7 @@ def _check_identity(connection: sqlite3.Connection, path: Path) -> None:
     if version > schema.SCHEMA_VERSION:
         raise errors.UnsupportedError(
             f"{path}: a ledger of version {version}; this program knows up to "
-            f"{schema.SCHEMA_VERSION}. Install a newer rtc-flower"
+            f"{schema.SCHEMA_VERSION}"
         )
     if version != schema.SCHEMA_VERSION:
         raise LedgerFormatError(f"{path}: expected version {schema.SCHEMA_VERSION}, got {version}")

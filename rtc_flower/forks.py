@@ -120,10 +120,6 @@ class Forks:
         self.leader[samples] = np.where(ahead, classes, leader)
         self.leader_votes[samples] = np.where(ahead, heights, votes)
 
-    def lengths(self) -> npt.NDArray[np.int32]:
-        """Length of every fork (n, k); 0 where there is none."""
-        return self._height[self._slot]
-
     def tips_hash(self, task_id: bytes) -> bytes:
         """Digest of all fork tips, by sample and class (32 bytes)."""
         samples, classes = np.nonzero(self._slot)

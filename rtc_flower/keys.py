@@ -52,9 +52,8 @@ def check_signature(key: bytes, signature: bytes, message: bytes) -> None:
     try:
         Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
     except (InvalidSignature, ValueError) as error:
-        raise SignatureError(
-            f"expected a signature by {key.hex()[:16]}..., got one that fails"
-        ) from error
+        what = f"expected a signature by {key.hex()[:16]}..., got one that fails"
+        raise SignatureError(what) from error
 
 
 class SigningKey:
@@ -117,10 +116,8 @@ class SigningKey:
         """
         mode = path.stat().st_mode & 0o777
         if os.name == "posix" and mode & 0o077:
-            raise KeyFormatError(
-                f"{path}: expected mode 0600, got {mode:04o}; others may have read this key. "
-                f"Rotate it, or run 'chmod 600 {path}' if they could not"
-            )
+            what = f"{path}: expected mode 0600, got {mode:04o}; others may have read this key"
+            raise KeyFormatError(f"{what}. Rotate it, or run 'chmod 600 {path}' if they could not")
         try:
             private = serialization.load_pem_private_key(path.read_bytes(), password=None)
         except (ValueError, TypeError) as error:

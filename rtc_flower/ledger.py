@@ -12,85 +12,39 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from hashlib import sha256
 from os import link, urandom
 from pathlib import Path
 
-from rtc_flower import entries, files, schema
+from rtc_flower import entries, errors, files, schema, signatures, tasks
 from rtc_flower.ballot import Ballot, ballot_size
 from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.consensus import Applied, Replay
 from rtc_flower.encoding import Reader
-from rtc_flower.entries import Refusal, Task, encode_leaf
-from rtc_flower.errors import BallotError, FormatError, LedgerError, SignatureError, TaskError
 from rtc_flower.keys import SigningKey
-from rtc_flower.roster import Member, Roster
-from rtc_flower.rules import Order, Rule
-from rtc_flower.signatures import hand_over
+from rtc_flower.roster import Member, MemberState, Roster
 from rtc_flower.tally import Tally
-from rtc_flower.tasks import check_parameters
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
-    """Proof that an entry is in the ledger.
-
-    Attributes
-    ----------
-    index : int
-        Position in the log.
-    leaf_hash : bytes
-    proof : tuple of bytes
-        Merkle path to the checkpoint's root.
-    checkpoint : str
-        Signed note.
-    """
-
-    index: int
-    leaf_hash: bytes
-    proof: tuple[bytes, ...]
-    checkpoint: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Posting:
     """What the publisher of a task chooses.
 
     Attributes
     ----------
-    samples_hash : bytes
-        Digest of the sample set.
+    draft : Task
+        Everything but roster, electorate, last CLOSE and nonce, which the ledger fills in.
     data : bytes
         The encoded sample set, stored so that a restarted server finishes an open task.
-    n : int
-        Number of samples.
-    class_names : sequence of str
-    kind : str
-        Kind of contract asked for.
-    rule, order : Rule, Order
-        ``order=None`` takes the rule's usual order.
-    inv_delta, lead, min_ballots : int
-        See `rtc_flower.rules.StopRule`.
-    close_min : int or None
-        Decided samples that suffice to close; all of them by default.
     """
 
-    samples_hash: bytes
+    draft: entries.Task
     data: bytes
-    n: int
-    class_names: Sequence[str]
-    kind: str = "default"
-    rule: Rule = Rule.CERTAIN
-    order: Order | None = None
-    inv_delta: int = 1000
-    lead: int = 21
-    min_ballots: int = 1
-    close_min: int | None = None
 
     def task(
         self, roster: Roster, positions: Sequence[int], *, last_close: bytes, nonce: bytes
-    ) -> Task:
+    ) -> entries.Task:
         """Build the TASK for the members at ``positions``.
 
         Raises
@@ -98,30 +52,20 @@ class Posting:
         TaskError
             If a parameter is out of range.
         """
-        usual = Order.ARRIVAL if self.rule in (Rule.CERTAIN, Rule.ALL) else Order.INVITATION
-        task = Task(
-            samples_hash=self.samples_hash,
-            n=self.n,
-            class_names=tuple(self.class_names),
+        task = replace(
+            self.draft,
             roster_version=roster.version,
             roster_size=len(roster.members),
             electorate=entries.electorate_bits(positions, len(roster.members)),
-            rule=self.rule,
-            inv_delta=self.inv_delta,
-            lead=self.lead,
-            min_ballots=self.min_ballots,
-            close_min=self.n if self.close_min is None else self.close_min,
-            order=usual if self.order is None else self.order,
-            kind=self.kind,
             last_close=last_close,
             nonce=nonce,
         )
-        check_parameters(task)
+        tasks.check_parameters(task)
         return task
 
     def check(self, *, electorate: int) -> None:
         """Check the parameters for so many voters; may raise `TaskError`."""
-        roster = Roster(0, (Member(bytes(32), ""),) * electorate)
+        roster = Roster(0, (Member(bytes(32), MemberState.ACTIVE, ""),) * electorate)
         self.task(roster, range(electorate), last_close=bytes(32), nonce=bytes(32))
 
 
@@ -178,12 +122,9 @@ class Ledger:
             # journal back and take an acknowledged ballot away; EXTRA does.
             self._db.execute("PRAGMA synchronous = EXTRA")
             self._load()
-            self._blocks = schema.keeps_blocks(self._db)
         if self.replay.genesis is None or self.replay.server_key != self.key.public:
-            raise LedgerError(
-                f"{self.path}: expected the server key that this ledger names, "
-                f"got {self.key.public.hex()[:16]}..."
-            )
+            what = f"the server key that this ledger names, got {self.key.public.hex()[:16]}..."
+            raise errors.LedgerError(f"{self.path}: expected {what}")
         files.check_head(self.head_file, self.replay)
         self._publish()
 
@@ -217,7 +158,8 @@ class Ledger:
         """
         for existing in (path, head_file or path.with_name("HEAD")):
             if existing.exists():
-                raise LedgerError(f"{existing} exists already; a ledger is never overwritten")
+                what = f"{existing} exists already; a ledger is never overwritten"
+                raise errors.LedgerError(what)
         old = astuple(continues or Checkpoint(bytes(32), 0, bytes(32)))
         admin = admin_key or bytes(32)
         genesis = entries.Genesis(urandom(32), key.public, enrolment, admin, *old)
@@ -228,16 +170,16 @@ class Ledger:
                 closing(sqlite3.connect(draft, isolation_level=None)) as db,
             ):
                 schema.create(db, blocks=blocks)
-                replay, leaf = Replay(), encode_leaf(genesis, clock())
+                replay, leaf = Replay(), entries.encode_leaf(genesis, clock())
                 applied = replay.apply(leaf)
                 db.execute("BEGIN")
-                _insert(db, replay, key, [(leaf, applied)], blocks=blocks)
+                _insert(db, replay, key, [(leaf, applied)])
                 db.execute("COMMIT")
             try:
                 link(draft, path)  # a ledger is there with its GENESIS, or not at all
             except FileExistsError as error:
                 what = f"{path} exists already; a ledger is never overwritten"
-                raise LedgerError(what) from error
+                raise errors.LedgerError(what) from error
         return cls(path, key, head_file=head_file, clock=clock)
 
     def _load(self) -> None:
@@ -263,34 +205,30 @@ class Ledger:
     def _append(self, entry: entries.Entry, *, samples: bytes | None = None) -> Applied:
         """Check, apply and store one entry, and the CLOSE that it makes due, atomically."""
         begin, now = time.perf_counter(), self._clock()
-        leaf = encode_leaf(entry, now)
+        leaf = entries.encode_leaf(entry, now)
         try:
             batch = [(leaf, self.replay.apply(leaf))]
             if self.replay.due is not None:
-                leaf = encode_leaf(self.replay.due, now)
+                leaf = entries.encode_leaf(self.replay.due, now)
                 batch.append((leaf, self.replay.apply(leaf)))
             with files.storage_errors(self.path):
                 self._db.execute("BEGIN IMMEDIATE")
-                note = _insert(self._db, self.replay, self.key, batch, blocks=self._blocks)
+                note = _insert(self._db, self.replay, self.key, batch)
                 if samples is not None:
                     row = (self.replay.number, samples)
                     self._db.execute("INSERT INTO samples VALUES (?, ?)", row)
                 self._db.execute("COMMIT")
         except BaseException:  # Ctrl-C too: memory must not run ahead of the file
-            self._roll_back()
+            with files.storage_errors(self.path):
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                self._load()
             raise
         # Committed: from here on a crash loses nothing of this entry.
         self.checkpoint = note
         self._publish()
         self.seconds += time.perf_counter() - begin
         return batch[0][1]
-
-    def _roll_back(self) -> None:
-        """Bring memory back to what the file says."""
-        with files.storage_errors(self.path):
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            self._load()
 
     def _publish(self) -> None:
         """Write HEAD. One that lags is repaired at the next opening, so it need not be synced."""
@@ -307,7 +245,8 @@ class Ledger:
             If a key may not be enrolled or a name is taken.
         """
         if self.replay.roster_key != self.replay.server_key:
-            raise LedgerError("only the admin key enrols here; ask its holder for a signed roster")
+            what = "only the admin key enrols here; ask its holder for a signed roster"
+            raise errors.LedgerError(what)
         roster = self.replay.roster.enrol(newcomers)
         self._append(roster.sign(self.key, ledger_id=self.replay.ledger_id))
 
@@ -324,7 +263,7 @@ class Ledger:
 
     def rotate_key(self, new: SigningKey) -> None:
         """Append a SERVER-KEY: from the next checkpoint on ``new`` signs."""
-        entry = hand_over(self.key, new, ledger_id=self.replay.ledger_id)
+        entry = signatures.hand_over(self.key, new, ledger_id=self.replay.ledger_id)
         old, self.key = self.key, new
         try:
             self._append(entry)
@@ -342,7 +281,7 @@ class Ledger:
         """
         try:
             second = self._read_ballot(payload, voter)
-        except BallotError:
+        except errors.BallotError:
             return False
         stored, task_id = self.tally.ballots.get(voter), self.tally.task_id
         first = second if stored is None else Ballot.read(Reader(self._ballot_at(stored)))
@@ -351,9 +290,8 @@ class Ledger:
         known = (task_id, voter) in self.replay.accused
         if same or known or context != (self.replay.ledger_id, task_id):
             return False
-        self._append(
-            entries.Evidence(first.header, first.signature, second.header, second.signature)
-        )
+        accused = (first.header, first.signature, second.header, second.signature)
+        self._append(entries.Evidence(*accused))
         return True
 
     def cosign(self, size: int, line: str, *, voter: bytes) -> None:
@@ -365,7 +303,7 @@ class Ledger:
             If it is not that node's, or on another root.
         """
         if not 0 < size <= self.replay.size:
-            raise FormatError(f"expected a size from 1 to {self.replay.size}, got {size}")
+            raise errors.FormatError(f"expected a size from 1 to {self.replay.size}, got {size}")
         stated = Checkpoint(self.replay.ledger_id, size, self.replay.roots[size])
         stated.check_cosignature(line, voter)
         with files.storage_errors(self.path):
@@ -395,10 +333,9 @@ class Ledger:
         active = roster.active()
         unknown = [key.hex()[:16] for key in keys if key not in active]
         if unknown:
-            raise TaskError(f"the electorate must be enrolled and active, got {unknown}")
+            raise errors.TaskError(f"the electorate must be enrolled and active, got {unknown}")
         positions = [active[key] for key in keys]
-        last_close = self.replay.last_close
-        task = posting.task(roster, positions, last_close=last_close, nonce=urandom(32))
+        task = posting.task(roster, positions, last_close=self.replay.last_close, nonce=urandom(32))
         self._append(task, samples=posting.data)
         return self.tally
 
@@ -411,10 +348,10 @@ class Ledger:
         """Append an INVITE for ``more`` further ranks."""
         self._append(entries.Invite(self.tally.task_id, more))
 
-    def submit(self, payload: bytes, *, voter: bytes) -> Receipt:
-        """Append a ballot that came in ``voter``'s name.
+    def submit(self, payload: bytes, *, voter: bytes) -> int:
+        """Append a ballot that came in ``voter``'s name; its place in the log.
 
-        The very bytes of a ballot that is stored already give its receipt again.
+        The very bytes of a ballot that is stored already give its place again.
 
         Raises
         ------
@@ -424,9 +361,9 @@ class Ledger:
         ballot = self._read_ballot(payload, voter)
         stored = self.tally.ballots.get(voter)
         if stored is not None and self._ballot_at(stored) == payload:
-            return self.receipt(stored)
+            return stored
         self.replay.check_ballot(ballot)
-        return self.receipt(self._append(ballot).index)
+        return self._append(ballot).index
 
     def _read_ballot(self, payload: bytes, voter: bytes) -> Ballot:
         """Decode and check what does not depend on the log: size first, then signature."""
@@ -434,29 +371,23 @@ class Ledger:
         most = ballot_size(task.n, task.codec.dtype.itemsize)
         if len(payload) > most:
             what = f"expected at most {most} bytes of ballot, got {len(payload)}"
-            raise BallotError(Refusal.SIZE, what)
+            raise errors.BallotError(entries.Refusal.SIZE, what)
         try:
             ballot = Ballot.read(Reader(payload))
             if ballot.header.voter != voter:
                 names = f"{voter.hex()[:16]}..., got one of {ballot.header.voter.hex()[:16]}..."
-                raise BallotError(Refusal.CONTEXT, f"expected a ballot of {names}")
+                raise errors.BallotError(entries.Refusal.CONTEXT, f"expected a ballot of {names}")
             ballot.check_signature()
-        except FormatError as error:
-            raise BallotError(Refusal.FORMAT, str(error)) from error
-        except SignatureError as error:
-            raise BallotError(Refusal.SIGNATURE, str(error)) from error
+        except errors.FormatError as error:
+            raise errors.BallotError(entries.Refusal.FORMAT, str(error)) from error
+        except errors.SignatureError as error:
+            raise errors.BallotError(entries.Refusal.SIGNATURE, str(error)) from error
         return ballot
 
     def _ballot_at(self, index: int) -> bytes:
         return self.leaf(index)[25:]  # behind tag, type and time
 
-    def receipt(self, index: int) -> Receipt:
-        """Inclusion proof of entry ``index`` under the last checkpoint."""
-        leaves = self.replay.leaves
-        proof = tuple(self.replay.tree.inclusion_proof(index))
-        return Receipt(index, leaves[index], proof, self.checkpoint)
-
-    def refuse(self, voter: bytes, reason: Refusal, *, content: bytes) -> None:
+    def refuse(self, voter: bytes, reason: entries.Refusal, *, content: bytes) -> None:
         """Append a REFUSED: what was sent is kept as a digest and a size only."""
         digest = sha256(content).digest()
         self._append(entries.Refused(self.tally.task_id, voter, reason, digest, len(content)))
@@ -484,17 +415,12 @@ class Ledger:
 
 
 def _insert(
-    db: sqlite3.Connection,
-    replay: Replay,
-    key: SigningKey,
-    batch: list[tuple[bytes, Applied]],
-    *,
-    blocks: bool,
+    db: sqlite3.Connection, replay: Replay, key: SigningKey, batch: list[tuple[bytes, Applied]]
 ) -> str:
     """Insert entries, the rows they cause, and the checkpoint that covers them; return it."""
     for leaf, applied in batch:
         db.execute("INSERT INTO entry VALUES (?, ?)", (applied.index, leaf))
-        schema.store(db, applied, replay, blocks=blocks)
+        schema.store(db, applied, replay)
     note = Checkpoint(replay.ledger_id, replay.size, replay.tree.root()).sign(key)
     db.execute("INSERT INTO checkpoint VALUES (?, ?)", (replay.size, note))
     return note

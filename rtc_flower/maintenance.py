@@ -95,7 +95,7 @@ def _derive_anew(source: sqlite3.Connection, draft: Path, *, blocks: bool | None
             rows = source.execute(f"SELECT {', '.join(columns)} FROM {table}")
             marks = ", ".join("?" * len(columns))
             target.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
-        _replay_into(target, keep=keep)
+        _replay_into(target)
         target.execute("COMMIT")
 
 
@@ -106,7 +106,7 @@ def _keeps_blocks(source: sqlite3.Connection) -> bool:
         return True
 
 
-def _replay_into(target: sqlite3.Connection, *, keep: bool) -> None:
+def _replay_into(target: sqlite3.Connection) -> None:
     replay = Replay()
     for index, leaf in target.execute("SELECT idx, leaf FROM entry ORDER BY idx").fetchall():
         try:
@@ -118,7 +118,7 @@ def _replay_into(target: sqlite3.Connection, *, keep: bool) -> None:
                 f"the log itself is bad at entry {index} ({error}); nothing was changed. "
                 "Restore a backup"
             ) from error
-        store(target, applied, replay, blocks=keep)
+        store(target, applied, replay)
 
 
 def backup(path: Path, destination: Path) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rtc_flower.ballot import encode_meta, sign
-from rtc_flower.entries import Enrolment
+from rtc_flower.entries import Enrolment, Task
 from rtc_flower.errors import TaskError
 from rtc_flower.keys import SigningKey
 from rtc_flower.ledger import Ledger, Posting
@@ -125,17 +125,19 @@ def _posting(
     recorded: RecordedVotes, rule: Rule, inv_delta: int, lead: int, min_ballots: int
 ) -> Posting:
     samples = Samples(ids=recorded.samples)
-    posting = Posting(
+    draft = Task(
         samples_hash=samples.digest(),
-        data=samples.encode(),
         n=len(samples),
-        class_names=recorded.classes,
+        class_names=tuple(recorded.classes),
+        close_min=len(samples),
         kind="replay",
         rule=rule,
+        order=rule.usual_order,
         inv_delta=inv_delta,
         lead=lead,
         min_ballots=min_ballots,
     )
+    posting = Posting(draft, samples.encode())
     posting.check(electorate=len(recorded.nodes))
     return posting
 
@@ -159,7 +161,7 @@ def _vote(path: Path, recorded: RecordedVotes, posting: Posting) -> Outcomes:
                     codec.encode(np.where(row < 0, codec.abstain, row)),
                     ledger_id=book.replay.ledger_id,
                     task_id=tally.task_id,
-                    n=posting.n,
+                    n=tally.task.n,
                     meta=meta,
                     seen=seen,
                 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from struct import pack
 
-from rtc_flower.encoding import TAG_ROSTER, Reader, pack_text
+from rtc_flower.encoding import TAG_ROSTER, Bytes32, Reader, Record, Text64
 from rtc_flower.errors import FormatError
 from rtc_flower.keys import SigningKey, check_public_key, check_signature
 
@@ -20,31 +20,21 @@ class MemberState(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class Member(Record):
     """One enrolled key.
 
     Attributes
     ----------
     key : bytes
         Ed25519 public key, 32 bytes.
+    state : MemberState
     name : str
         What people call the node; unique among active members; at most 64 bytes of UTF-8.
-    state : MemberState
     """
 
-    key: bytes
-    name: str
-    state: MemberState = MemberState.ACTIVE
-
-    def encode(self) -> bytes:
-        """Key, state and name."""
-        return self.key + bytes([self.state]) + pack_text(self.name, limit=64)
-
-    @classmethod
-    def read(cls, reader: Reader) -> Member:
-        """Decode one member."""
-        key, state = reader.take(32), reader.choice(MemberState)
-        return cls(key, reader.text(), state)
+    key: Bytes32
+    state: MemberState
+    name: Text64
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +85,7 @@ class Roster:
 
     def enrol(self, newcomers: Iterable[tuple[bytes, str]]) -> Roster:
         """Return the next version, unsigned, with ``(key, name)`` pairs appended."""
-        added = tuple(Member(key, name) for key, name in newcomers)
+        added = tuple(Member(key, MemberState.ACTIVE, name) for key, name in newcomers)
         successor = Roster(self.version + 1, self.members + added)
         successor.check_follows(self)
         return successor
@@ -118,9 +108,8 @@ class Roster:
             if (old.key, old.name) != (new.key, new.name) or revived:
                 raise FormatError(f"expected member {old.name!r} unchanged, got {new.name!r}")
         if len(self.members) < len(previous.members):
-            raise FormatError(
-                f"expected at least {len(previous.members)} members, got {len(self.members)}"
-            )
+            what = f"at least {len(previous.members)} members, got {len(self.members)}"
+            raise FormatError(f"expected {what}")
         for member in self.members[len(previous.members) :]:
             check_public_key(member.key)
         keys = [member.key for member in self.members]

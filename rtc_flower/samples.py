@@ -40,22 +40,15 @@ class Samples:
     ids: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.features is None:
-            if not self.ids:
-                raise TaskError("a task needs at least one sample: features, ids or both; got none")
-            return
-        if self.features.ndim < 1 or self.features.dtype.newbyteorder("<").str not in _TYPES:
-            raise TaskError(
-                f"features must be a numeric array (n, ...), got {self.features.dtype} "
-                f"of shape {self.features.shape}"
-            )
-        if len(self.features) < 1:
-            raise TaskError("a task needs at least one sample, got n = 0")
-        if self.ids and len(self.ids) != len(self.features):
-            raise TaskError(
-                f"samples and ids must be of one length, got {len(self.features)} samples "
-                f"and {len(self.ids)} ids"
-            )
+        rows, ids = self.features, len(self.ids)
+        if rows is not None and (rows.ndim < 1 or rows.dtype.newbyteorder("<").str not in _TYPES):
+            what = f"got {rows.dtype} of shape {rows.shape}"
+            raise TaskError(f"features must be a numeric array (n, ...), {what}")
+        if not len(self):
+            raise TaskError("a task needs at least one sample: features, ids or both; got none")
+        if ids and ids != len(self):
+            what = f"got {len(self)} samples and {ids} ids"
+            raise TaskError(f"samples and ids must be of one length, {what}")
 
     def __len__(self) -> int:
         return len(self.ids) if self.features is None else len(self.features)

@@ -10,17 +10,13 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import sha256
 from importlib.resources import files
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
-from rtc_flower import entries
-from rtc_flower.ballot import Ballot
+from rtc_flower import ballot, entries, roster, rules
 from rtc_flower.consensus import Applied, Replay
-from rtc_flower.roster import Roster
-from rtc_flower.rules import Order, Rule
 from rtc_flower.tally import Counted, How, Tally
 
 APPLICATION_ID = 0x52544346  # "RTCF"
@@ -46,16 +42,10 @@ DERIVED = {
 TEXTS = """SELECT m.name, c.name FROM sqlite_schema m, pragma_table_info(m.name) c
     WHERE m.type = 'table' AND c.type = 'TEXT'"""
 
+Rows: TypeAlias = "list[tuple[Any, ...]] | _BlockRows"  # in the order of the table's key
+
 _QUOTES = str.maketrans("", "", '[]"`')
 _NO_BLOCKS = (0, -1, b"")  # no vote has this id: the first row of the first task is 1
-
-
-class Rows(Protocol):
-    """Rows of one table, in the order of its key; iterated once."""
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[tuple[Any, ...]]: ...
 
 
 def create(connection: sqlite3.Connection, *, blocks: bool = True) -> None:
@@ -96,10 +86,10 @@ def _normal(kind: str, name: str, sql: str | None) -> str:
     return head.translate(_QUOTES) + between + query
 
 
-def store(db: sqlite3.Connection, applied: Applied, replay: Replay, *, blocks: bool) -> None:
-    """Insert the rows that an entry causes, those of its blocks when ``blocks`` are kept."""
+def store(db: sqlite3.Connection, applied: Applied, replay: Replay) -> None:
+    """Insert the rows that an entry causes, those of its blocks when the ledger keeps them."""
     for table, rows in derive(applied, replay):
-        if blocks or table != "block":
+        if table != "block" or keeps_blocks(db):
             columns = db.execute(f"SELECT * FROM {table} LIMIT 0").description
             marks = ", ".join("?" * len(columns))
             db.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
@@ -122,13 +112,13 @@ def derive(applied: Applied, replay: Replay) -> Iterator[tuple[str, Rows]]:
     """
     entry, index, number = applied.entry, applied.index, replay.number
     match entry:
-        case Roster():
+        case roster.Roster():
             members = enumerate(entry.members)
             rows = [(entry.version, i, m.key, m.name, _word(m.state)) for i, m in members]
             yield "roster", rows
         case entries.Task():
             yield from _task_rows(entry, replay.current, number)
-        case Ballot():
+        case ballot.Ballot():
             header = entry.header
             row = (index, number, header.voter, header.ballot_id, entry.description)
             yield "ballot", [row]
@@ -143,9 +133,9 @@ def derive(applied: Applied, replay: Replay) -> Iterator[tuple[str, Rows]]:
             yield "server_key", [(index, entry.key)]
         case entries.Close():
             yield from _close_rows(entry, replay.current, index, number)
-    for ballot in applied.counted:
-        yield "counted", [(number, ballot.position, ballot.index, ballot.decided)]
-        yield "block", _BlockRows.of(ballot, replay.current)
+    for counted in applied.counted:
+        yield "counted", [(number, counted.position, counted.index, counted.decided)]
+        yield "block", _BlockRows(counted, replay.current)
 
 
 def _word(value: IntEnum) -> str:
@@ -154,29 +144,24 @@ def _word(value: IntEnum) -> str:
 
 def _task_rows(task: entries.Task, tally: Tally, number: int) -> Iterator[tuple[str, Rows]]:
     row = (number, tally.index, tally.task_id, task.kind, task.n, task.k, task.roster_version)
-    named = (_word(Rule(task.rule)), _word(Order(task.order)))
+    named = (_word(rules.Rule(task.rule)), _word(rules.Order(task.order)))
     yield "task", [(*row, len(tally.ranks), *named, tally.first_row)]
     yield "class", [(number, i, name) for i, name in enumerate(task.class_names)]
 
 
-@dataclass(frozen=True, slots=True)
 class _BlockRows:
     """Rows of one ballot's blocks, made one at a time: thousands of live tuples cost a tenth."""
 
-    ids: list[int]
-    classes: list[int]
-    hashes: list[bytes]
-
-    @classmethod
-    def of(cls, ballot: Counted, tally: Tally) -> _BlockRows:
+    def __init__(self, ballot: Counted, tally: Tally) -> None:
         first, blocks = tally.first_row + ballot.position * tally.task.n, ballot.blocks
-        return cls((blocks.samples + first).tolist(), blocks.classes.tolist(), blocks.hashes)
+        ids, classes = (blocks.samples + first).tolist(), blocks.classes.tolist()
+        self._columns = (ids, classes, blocks.hashes)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self._columns[0])
 
-    def __iter__(self) -> Iterator[tuple[int, int, bytes]]:
-        return zip(self.ids, self.classes, self.hashes, strict=True)
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        return zip(*self._columns, strict=True)
 
 
 def _close_rows(

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from rtc_flower.ballot import Ballot
-from rtc_flower.consensus import Applied, Replay
-from rtc_flower.encoding import TAG_SERVER_KEY
-from rtc_flower.entries import Evidence, ServerKey
-from rtc_flower.errors import SignatureError
-from rtc_flower.keys import SigningKey, check_signature
-from rtc_flower.roster import Roster
+from rtc_flower import ballot, consensus, encoding, entries, errors, keys, roster
 
 
-def check_signatures(applied: Applied, replay: Replay) -> None:
+def check_signatures(applied: consensus.Applied, replay: consensus.Replay) -> None:
     """Check the signatures inside an entry that was just applied.
 
     Raises
@@ -23,24 +17,24 @@ def check_signatures(applied: Applied, replay: Replay) -> None:
     entry = applied.entry
     try:
         match entry:
-            case Ballot():
+            case ballot.Ballot():
                 entry.check_signature()
-            case Evidence():
+            case entries.Evidence():
                 voter = entry.first.voter
-                check_signature(voter, entry.first_signature, entry.first.encode())
-                check_signature(voter, entry.second_signature, entry.second.encode())
-            case Roster():
+                keys.check_signature(voter, entry.first_signature, entry.first.encode())
+                keys.check_signature(voter, entry.second_signature, entry.second.encode())
+            case roster.Roster():
                 entry.check_signature(replay.roster_key, ledger_id=replay.ledger_id)
-            case ServerKey():
-                message = TAG_SERVER_KEY + replay.ledger_id + entry.key
-                check_signature(replay.server_keys[-2][1], entry.old_signature, message)
-                check_signature(entry.key, entry.new_signature, message)
-    except SignatureError as error:
-        step = "V5" if isinstance(entry, Ballot | Evidence) else "V6"
-        raise SignatureError(f"{step}: entry {applied.index}: {error}") from error
+            case entries.ServerKey():
+                message = encoding.TAG_SERVER_KEY + replay.ledger_id + entry.key
+                keys.check_signature(replay.server_keys[-2][1], entry.old_signature, message)
+                keys.check_signature(entry.key, entry.new_signature, message)
+    except errors.SignatureError as error:
+        step = "V5" if isinstance(entry, ballot.Ballot | entries.Evidence) else "V6"
+        raise errors.SignatureError(f"{step}: entry {applied.index}: {error}") from error
 
 
-def hand_over(old: SigningKey, new: SigningKey, *, ledger_id: bytes) -> ServerKey:
+def hand_over(old: keys.SigningKey, new: keys.SigningKey, *, ledger_id: bytes) -> entries.ServerKey:
     """Build the SERVER-KEY entry by which ``new`` takes over from ``old``."""
-    message = TAG_SERVER_KEY + ledger_id + new.public
-    return ServerKey(new.public, old.sign(message), new.sign(message))
+    message = encoding.TAG_SERVER_KEY + ledger_id + new.public
+    return entries.ServerKey(new.public, old.sign(message), new.sign(message))

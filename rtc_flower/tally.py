@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -81,8 +80,7 @@ class Outcomes:
 
     def digest(self, task_id: bytes) -> bytes:
         """What CLOSE states of these outcomes (32 bytes)."""
-        columns: list[npt.NDArray[Any]] = [self.classes, self.support, self.runner_up, self.how]
-        columns.append(self.decided_at)
+        columns = [getattr(self, field.name) for field in fields(self)]
         return digest(TAG_OUTCOMES, task_id, np.rec.fromarrays(columns, dtype=_OUTCOME).tobytes())
 
 
@@ -200,9 +198,8 @@ class Tally:
         self, header: Header, votes: npt.NDArray[np.uint16], *, index: int
     ) -> tuple[Counted, ...]:
         """Store a checked ballot; count what has become countable."""
-        late = self.closed is not None or header.voter in self.absent
         self.ballots[header.voter] = index
-        if late:
+        if self.closed or header.voter in self.absent:  # late
             return ()
         self._waiting[header.voter] = (index, header.ballot_id, votes)
         return self._advance(header.voter)

@@ -45,10 +45,8 @@ def read_fields(text: str, kind: str, *, version: int, fields: Mapping[str, Any]
     if name != f"rtc-flower {kind}" or not number.isascii() or not number.isdigit():
         raise FormatError(f"expected a file that begins as 'rtc-flower {kind}', got {said!r}")
     if number != str(version):
-        raise UnsupportedError(
-            f"a {kind} of version {number[:9]}; this program knows version {version}. "
-            "Install a newer rtc-flower"
-        )
+        what = f"a {kind} of version {number[:9]}; this program knows version {version}"
+        raise UnsupportedError(what)
     expected = {field: _WRITTEN.get(of, of) for field, of in fields.items()}
     kinds = {field: type(value) for field, value in found.items()}
     if kinds != expected:

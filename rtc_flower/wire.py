@@ -11,11 +11,10 @@ from dataclasses import dataclass, fields
 from struct import pack
 from typing import Any, Self, TypeVar
 
-from rtc_flower.encoding import TAG_DECLINE, TAG_HELLO, TAG_SERVER_KEY, Reader
+from rtc_flower import encoding, merkle
 from rtc_flower.entries import AbsenceReason, Genesis, ServerKey, Task, decode_leaf
 from rtc_flower.errors import FormatError
 from rtc_flower.keys import check_signature
-from rtc_flower.merkle import leaf_hash
 
 RECORD = "rtc"
 """Name of the record that carries a message."""
@@ -115,7 +114,7 @@ class HelloReply(_Message):
     @staticmethod
     def message(ledger_id: bytes, challenge: bytes, key: bytes) -> bytes:
         """What a node signs with ``key`` to answer a challenge."""
-        return TAG_HELLO + ledger_id + challenge + key
+        return encoding.TAG_HELLO + ledger_id + challenge + key
 
     def check(self, *, ledger_id: bytes, challenge: bytes) -> None:
         """Verify the proof of possession; `SignatureError` if it fails."""
@@ -185,7 +184,7 @@ class Declined(_Message):
     @staticmethod
     def message(ledger_id: bytes, task_id: bytes, nonce: bytes, reason: int) -> bytes:
         """What a node signs to decline one request."""
-        return TAG_DECLINE + ledger_id + task_id + nonce + bytes([reason])
+        return encoding.TAG_DECLINE + ledger_id + task_id + nonce + bytes([reason])
 
     def check(self, key: bytes, *, ledger_id: bytes, task_id: bytes, nonce: bytes) -> None:
         """Verify the voter's signature.
@@ -272,7 +271,7 @@ class SentReceipt:
     @classmethod
     def read_all(cls, data: bytes) -> list[SentReceipt]:
         """Decode concatenated receipts; `FormatError` if they are not."""
-        reader, found = Reader(data), []
+        reader, found = encoding.Reader(data), []
         while reader.left:
             task_id, index, time_ms = reader.take(32), reader.uint(8), reader.uint(8)
             proof = tuple(reader.take(32) for _ in range(reader.uint(2)))
@@ -287,7 +286,7 @@ def join_leaves(leaves: Iterable[bytes]) -> bytes:
 
 def split_leaves(data: bytes) -> list[bytes]:
     """Inverse of `join_leaves`; `FormatError` if it is none."""
-    reader, leaves = Reader(data), []
+    reader, leaves = encoding.Reader(data), []
     while reader.left:
         leaves.append(reader.take(reader.uint(4)))
     return leaves
@@ -298,7 +297,7 @@ def read_leaf(leaf: bytes, kind: type[_Read]) -> tuple[_Read, bytes]:
     entry, _ = decode_leaf(leaf)
     if not isinstance(entry, kind):
         raise FormatError(f"expected {kind.__name__}, got {type(entry).__name__}")
-    return entry, leaf_hash(leaf)
+    return entry, merkle.leaf_hash(leaf)
 
 
 def server_key_of(genesis: Genesis, rotations: bytes, *, ledger_id: bytes) -> bytes:
@@ -311,6 +310,6 @@ def server_key_of(genesis: Genesis, rotations: bytes, *, ledger_id: bytes) -> by
     key = genesis.server_key
     for leaf in split_leaves(rotations):
         entry, _ = read_leaf(leaf, ServerKey)
-        check_signature(key, entry.old_signature, TAG_SERVER_KEY + ledger_id + entry.key)
+        check_signature(key, entry.old_signature, encoding.TAG_SERVER_KEY + ledger_id + entry.key)
         key = entry.key
     return key

@@ -132,7 +132,7 @@ class AuditRound:
         sent = []
         for task_id, index in self._ledger.ballots_of(voter):
             _, time_ms = decode_leaf(self._ledger.leaf(index))
-            proof = self._ledger.receipt(index).proof
+            proof = tuple(self._ledger.replay.tree.inclusion_proof(index))
             sent.append(SentReceipt(task_id, index, time_ms, proof).encode())
         return b"".join(sent)
 

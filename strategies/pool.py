@@ -26,7 +26,8 @@ class PoolPosition:
 
     def __init__(self, path: Path, postings: Sequence[Posting]) -> None:
         self._path, self._count = path, len(postings)
-        parts = (p.samples_hash + repr((tuple(p.class_names), p.kind)).encode() for p in postings)
+        drafts = (posting.draft for posting in postings)
+        parts = (d.samples_hash + repr((d.class_names, d.kind)).encode() for d in drafts)
         self._digest = sha256(b"".join(parts)).hexdigest()
 
     def posted(self, last: int) -> int:

@@ -22,6 +22,7 @@ from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
+from rtc_flower.entries import Task
 from rtc_flower.errors import QuorumError, TaskError
 from rtc_flower.ledger import Ledger, Posting
 from rtc_flower.rules import Order, Rule
@@ -251,19 +252,19 @@ class ProofOfPrediction(Strategy):
 
     def _posting(self, task: VoteTask) -> Posting:
         samples = task.sample_set
-        posting = Posting(
+        draft = Task(
             samples_hash=samples.digest(),
-            data=samples.encode(),
             n=len(samples),
-            class_names=task.class_names,
+            class_names=tuple(task.class_names),
             kind=task.kind,
             rule=self.rule,
-            order=self.order,
+            order=self.rule.usual_order if self.order is None else self.order,
             inv_delta=self.inv_delta,
             lead=self.lead,
             min_ballots=self.min_ballots,
             close_min=int(np.ceil(self.close_when * len(samples))),
         )
+        posting = Posting(draft, samples.encode())
         posting.check(electorate=self.min_nodes)
         return posting
 

@@ -41,7 +41,6 @@ NUMBERS = {
     "ballot.Ballot.read": "R0",
     "roster.Roster.check_follows": "R2",
     "keys.check_public_key": "R2",
-    "rules.StopRule.__post_init__": "R4",
     "rules.StopRule.check": "R4",
     "rules.check_range": "R4",
     "tasks.check_parameters": "R4",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from rtc_flower.ballot import Ballot, encode_meta, sign
 from rtc_flower.checkpoint import Checkpoint
@@ -28,6 +29,7 @@ from rtc_flower.entries import (
     encode_leaf,
 )
 from rtc_flower.errors import RtcFlowerError
+from rtc_flower.forks import Forks
 from rtc_flower.keys import SigningKey
 from rtc_flower.ledger import Ledger, Posting
 from rtc_flower.merkle import Tree
@@ -52,6 +54,11 @@ def u16(value: int) -> bytes:
 
 def u32(value: int) -> bytes:
     return value.to_bytes(4, "big")
+
+
+def lengths(forks: Forks) -> npt.NDArray[np.int32]:
+    """Length of every fork (n, k); 0 where there is none."""
+    return forks._height[forks._slot]
 
 
 def tree_root(leaves: Iterable[bytes]) -> bytes:
@@ -236,10 +243,9 @@ def post(
 ) -> Tally:
     """Post a task for the first ``voters`` on ``ledger`` and invite them."""
     data = sample_set(n)
-    posting = Posting(
-        samples_hash=samples_hash(data), data=data, n=n, class_names=names(k), **fields
-    )
-    tally = ledger.post(posting, electorate=[voter(i).public for i in range(voters)])
+    chosen = {"close_min": n, "order": Rule(fields.get("rule", Rule.CERTAIN)).usual_order} | fields
+    draft = Task(samples_hash(data), n, names(k), **chosen)
+    tally = ledger.post(Posting(draft, data), electorate=[voter(i).public for i in range(voters)])
     more = voters if invite is None else invite
     if more:
         ledger.invite(more)
@@ -317,7 +323,7 @@ def forge(
         if isinstance(applied.entry, Task) and samples:
             row = (replay.number, sample_set(applied.entry.n))
             connection.execute("INSERT INTO samples VALUES (?, ?)", row)
-        store(connection, applied, replay, blocks=True)
+        store(connection, applied, replay)
     now = NEXT if replay.server_keys and replay.server_key == NEXT.public else SERVER
     note = Checkpoint(replay.leaves[0], len(log), tree_root(replay.leaves)).sign(key or now)
     connection.execute("INSERT INTO checkpoint VALUES (?, ?)", (len(log), note))

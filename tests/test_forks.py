@@ -2,7 +2,7 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
-from ledgers import u16, u32
+from ledgers import lengths, u16, u32
 
 from rtc_flower.encoding import TAG_BLOCK, TAG_TIPS, digest
 from rtc_flower.forks import NO_CLASS, Forks
@@ -35,7 +35,7 @@ def test_a_block_is_ninety_bytes_and_hangs_on_its_task_or_its_parent() -> None:
     )
     expected = b"".join(u32(s) + u16(c) + u32(h) + tip for s, c, h, tip in tips)
     assert forks.tips_hash(TASK) == digest(TAG_TIPS, TASK, expected)
-    assert forks.lengths().tolist() == [[0, 2, 0], [1, 0, 1]]
+    assert lengths(forks).tolist() == [[0, 2, 0], [1, 0, 1]]
 
 
 def test_only_asked_samples_mint_and_what_stands_elsewhere_is_not_read() -> None:
@@ -51,7 +51,7 @@ def test_a_ballot_of_abstentions_mints_nothing() -> None:
     blocks = forks.mint(ballot_id(0), np.full(2, 255, np.uint16), np.zeros(2, bool))
     assert blocks.hashes == []
     assert forks.tips_hash(TASK) == before == digest(TAG_TIPS, TASK, b"")
-    assert forks.lengths().sum() == 0
+    assert lengths(forks).sum() == 0
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -72,7 +72,7 @@ def test_leader_and_runner_up_are_those_of_a_plain_count(seed: int) -> None:
             if counts[sample, cls] > others.max():  # first to reach a height keeps a tie
                 leader[sample] = cls
         ranked = np.sort(counts, axis=1)
-        assert forks.lengths().tolist() == counts.tolist()
+        assert lengths(forks).tolist() == counts.tolist()
         assert forks.leader_votes.tolist() == ranked[:, -1].tolist()
         assert forks.runner_votes.tolist() == ranked[:, -2].tolist()
         assert forks.leader.tolist() == leader

@@ -17,6 +17,7 @@ from ledgers import (
     Votes,
     World,
     forge,
+    lengths,
     log_of,
     make_ballot,
     open_ledger,
@@ -229,11 +230,11 @@ def check(world: World, tally: Tally) -> None:
     assert sum(isinstance(decode_leaf(leaf)[0], Close) for leaf in world.log) == 1
     minted = [c.blocks for a in world.applied for c in a.counted]
     assert [h for blocks in minted for h in blocks.hashes] == truth.blocks
-    lengths = tally.forks.lengths()
-    assert int(lengths.sum()) == len(truth.blocks)
+    grown = lengths(tally.forks)
+    assert int(grown.sum()) == len(truth.blocks)
     voted = outcomes.support > 0
-    assert np.array_equal(lengths.max(axis=1), outcomes.support)
-    longest = lengths[np.arange(len(voted))[voted], outcomes.classes[voted]]
+    assert np.array_equal(grown.max(axis=1), outcomes.support)
+    longest = grown[np.arange(len(voted))[voted], outcomes.classes[voted]]
     assert np.array_equal(longest, outcomes.support[voted])
 
 
@@ -327,7 +328,7 @@ class FileWorld(World):
 
     def add(self, entry: Entry, *, close: bool = True, time: int = NOW) -> Applied:
         if isinstance(entry, Ballot):
-            index = self.ledger.submit(entry.encode(), voter=entry.header.voter).index
+            index = self.ledger.submit(entry.encode(), voter=entry.header.voter)
             return Applied(index, b"", entry, (), None)
         if isinstance(entry, Invite):
             self.ledger.invite(entry.more)

@@ -130,7 +130,7 @@ def code_lines(path: Path) -> int:
 def test_the_core_does_not_grow_past_its_bound() -> None:
     """The core: what voting and verifying import, without clients and strategies themselves.
 
-    The aim is 2,500 lines: docs/adr/0008. The bound only goes down.
+    An auditor reads it in an afternoon: docs/architecture.md.
     """
     loaded = {m for module in PATH for m in loaded_by(module)}
     core = {m for m in loaded if m.startswith("rtc_flower.") and m.count(".") == 1}
@@ -139,4 +139,4 @@ def test_the_core_does_not_grow_past_its_bound() -> None:
     assert set(counts) == core
     total = sum(counts.values())
     print(f"the core has {total} lines of code in {len(counts)} modules: {counts}")
-    assert 1000 < total <= 2660
+    assert 1000 < total <= 2500

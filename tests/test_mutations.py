@@ -31,9 +31,6 @@ BACKED = {
     "encoding.Reader.take#0": ("encoding.Reader.end#0", "entries.decode_leaf#0"),
     "encoding.Reader.expect#0": ("entries.decode_leaf#0",),
     "entries.decode_leaf#0": ("encoding.Reader.expect#0",),
-    "tasks.check_parameters~classes must be 2": ("rules.check_range#0",),
-    "tasks.check_parameters~samples must be 1": ("tasks.check_parameters~close_min must",),
-    "tasks.check_parameters~electorate must": ("rules.StopRule.check#1",),
     "checkpoint.Checkpoint.parse#0": ("checkpoint.Checkpoint.parse#2",),
     "encoding.decompress#0": ("encoding.decompress#1",),
     "receipts.KeptReceipt.check_in~entries": ("receipts.KeptReceipt.check_in~found another",),
@@ -46,7 +43,6 @@ BACKED = {
 UNREACHABLE = {
     "encoding.unpack_bits#0": "the reader takes exactly the bytes that the bitmap needs",
     "keys.check_public_key#0": "the reader takes exactly 32 bytes",
-    "rules.StopRule.__post_init__#0": "an unknown rule is unsupported before",
     "tasks.check_parameters~rule must be one": "an unknown rule is unsupported before",
 }
 

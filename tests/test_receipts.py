@@ -29,7 +29,7 @@ def kept(ledger: Ledger, number: int) -> KeptReceipt:
         leaf[25:],
         index,
         decode_leaf(leaf)[1],
-        ledger.receipt(index).proof,
+        tuple(ledger.replay.tree.inclusion_proof(index)),
         ledger.checkpoint,
     )
 

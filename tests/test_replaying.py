@@ -213,7 +213,7 @@ def test_parameters_and_existing_ledgers_are_refused(tmp_path: Path) -> None:
             replayed(tmp_path, votes, **options)
     assert list(tmp_path.iterdir()) == [votes]
     one_class = written(tmp_path, "node,sample,class\nann,x1,cat\n", "one.csv")
-    with pytest.raises(TaskError, match="classes must be 2"):
+    with pytest.raises(TaskError, match="classes must be an integer in 2"):
         replayed(tmp_path, one_class)
     replayed(tmp_path, votes)
     before = (tmp_path / "ledger.db").read_bytes()

@@ -67,7 +67,9 @@ def test_the_name_of_a_revoked_member_may_be_used_again_its_key_not() -> None:
             "expected member 'node 0' unchanged",
         ),
         (
-            lambda r: replace(r, members=(*r.members, Member(voter(7).public, "node 0"))),
+            lambda r: replace(
+                r, members=(*r.members, Member(voter(7).public, MemberState.ACTIVE, "node 0"))
+            ),
             "every active name once",
         ),
     ],
@@ -102,6 +104,6 @@ def test_a_weak_key_is_not_enrolled() -> None:
 
 
 def test_a_name_has_at_most_64_bytes() -> None:
-    Member(voter(0).public, "x" * 64).encode()
+    Member(voter(0).public, MemberState.ACTIVE, "x" * 64).encode()
     with pytest.raises(FormatError, match="at most 64 bytes"):
-        Member(voter(0).public, "x" * 65).encode()
+        Member(voter(0).public, MemberState.ACTIVE, "x" * 65).encode()

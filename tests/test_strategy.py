@@ -328,11 +328,11 @@ def posted(samples: Any = None, classes: Any = 3, **options: Any) -> Callable[[P
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (posted(classes=1), "classes must be 2 to 1000, got 1"),
-        (posted(classes=1001), "classes must be 2 to 1000, got 1001"),
+        (posted(classes=1), "classes must be an integer in 2 to 1000, got 1"),
+        (posted(classes=1001), "classes must be an integer in 2 to 1000, got 1001"),
         (posted(classes=["a", "b", "a"]), "class names must differ, got 'a' repeated"),
         (posted(classes=["a", ""]), "class names must not be empty"),
-        (posted(samples=np.zeros((0, 2))), "at least one sample, got n = 0"),
+        (posted(samples=np.zeros((0, 2))), "at least one sample"),
         (posted(samples=np.array(["a", "b"])), "numeric array"),
         (lambda path: Samples(), "at least one sample: features, ids or both; got none"),
         (lambda path: Samples(np.zeros(3), ("a", "b")), "one length, got 3 samples and 2 ids"),

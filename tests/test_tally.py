@@ -1,5 +1,5 @@
 import pytest
-from ledgers import World, make_ballot, names, voter
+from ledgers import World, lengths, make_ballot, names, voter
 
 from rtc_flower.entries import CloseReason, Refusal
 from rtc_flower.errors import BallotError, TaskError
@@ -145,7 +145,7 @@ def test_a_ballot_after_close_is_stored_and_changes_nothing() -> None:
     assert world.vote(voter(2), [1]).counted == ()
     assert voter(2).public in tally.ballots
     assert tally.closed == before
-    assert tally.forks.lengths().sum() == 2
+    assert lengths(tally.forks).sum() == 2
 
 
 def test_ballots_beyond_the_rank_that_closes_stay_uncounted() -> None:
@@ -168,7 +168,7 @@ def test_a_decided_sample_is_frozen(rule: Rule) -> None:
         world.vote(world.ranked(rank), [0, rank % 2])
     outcomes = tally.outcomes()
     assert int(outcomes.decided_at[0]) == int(outcomes.support[0]) < 40
-    assert int(tally.forks.lengths()[1].sum()) == tally.counted > int(outcomes.support[0])
+    assert int(lengths(tally.forks)[1].sum()) == tally.counted > int(outcomes.support[0])
 
 
 def test_min_ballots_holds_every_rule_back() -> None:

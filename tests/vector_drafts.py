@@ -119,6 +119,10 @@ class Draft:
         stated = self.p.checkpoint.Checkpoint(self.replay.ledger_id, size, root)
         return str(stated.sign(key or self.server))
 
+    def member(self, key: str, name: str) -> Any:
+        """An active member with the key that is called ``key`` here."""
+        return self.p.roster.Member(self.key(key).public, self.p.roster.MemberState.ACTIVE, name)
+
     def evidence(self, name: str, **fields: Any) -> None:
         """Two ballots of one voter."""
         ballots = [self.ballot(name, [0, 1]), self.ballot(name, [1, 1])]
@@ -156,7 +160,7 @@ class Draft:
         """A receipt of the BALLOT in entry ``index``, under the last checkpoint."""
         leaves = [bytes.fromhex(leaf) for _, leaf in self.tables["entry"]]
         joined = b"".join(len(leaves[i]).to_bytes(4, "big") + leaves[i] for i in since)
-        proof = self.p.merkle.Tree(self.replay.leaves).inclusion_proof(index)
+        proof = self.replay.tree.inclusion_proof(index)
         values: dict[str, Any] = {
             "format": "rtc-flower receipt 1",
             "genesis": leaves[0].hex(),
