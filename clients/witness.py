@@ -164,7 +164,7 @@ class Witness:
                 cosignature = checkpoint.cosign(key, seconds=int(clock()))
         except (_AuditError, FormatError) as error:
             if request.full and self._drop_damaged_replica(leaves):
-                return AuditReply("behind", "", 0, "")
+                return AuditReply("behind", "the replica was damaged on this node's disk", 0, "")
             number, detail = error.args if isinstance(error, _AuditError) else ("V2", str(error))
             _LOG.error("audit failed: %s: %s", number, detail)
             return AuditReply(number, str(detail)[:MAX_TEXT], request.replica_size, "")

@@ -29,7 +29,8 @@ DAMAGES = ("truncated", "empty", "another ledger", "newer version", "foreign key
 FILES = ("ledger", "receipt", "checkpoint", "roster", "evidence", "replica")
 
 # Exit code, and what the output names: the step of verification or the reason. A replica is no
-# file of the command's: there it is the node's verdict in its next full audit.
+# file of the command's: there it is the node's answer in its next full audit, which accuses no
+# server of what its own disk did, and is sent what it lacks.
 EXPECTED = {
     "ledger": {
         "truncated": (1, "V1 bad"),
@@ -74,9 +75,9 @@ EXPECTED = {
     "replica": {
         "truncated": (0, "behind"),
         "empty": (0, "behind"),
-        "another ledger": (0, "V7"),
-        "newer version": (0, "unsupported"),
-        "foreign key": (0, "V5"),
+        "another ledger": (0, "damaged on this node's disk"),
+        "newer version": (0, "damaged on this node's disk"),
+        "foreign key": (0, "damaged on this node's disk"),
         "trailing bytes": (0, "behind"),
     },
 }

@@ -84,5 +84,5 @@ def test_bad_input_is_refused_by_name(changes: dict[str, Any], named: str) -> No
 
 
 def test_more_classes_than_a_task_takes() -> None:
-    with pytest.raises(TaskError, match=r"k .* got 1001"):
+    with pytest.raises(TaskError, match=r"classes .* got 1001"):
         plan(1_001, 0.9, honest=5)

@@ -148,7 +148,8 @@ def test_a_damaged_replica_accuses_nobody_and_is_sent_again(node: Node) -> None:
         damaged = bytearray(whole)
         damaged[place] ^= 1
         replica.write_bytes(damaged)
-        assert node.audit(node.request(replica=size)) == AuditReply("behind", "", 0, "")
+        behind = AuditReply("behind", "the replica was damaged on this node's disk", 0, "")
+        assert node.audit(node.request(replica=size)) == behind
         assert replica.with_suffix(".damaged").read_bytes() == damaged
         assert node.audit().verdict == "ok"
         assert replica.read_bytes() == whole
