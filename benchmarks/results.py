@@ -14,10 +14,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from common import say
@@ -30,6 +32,7 @@ Lines = list[str]
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = ("speedup", "accuracy", "robustness", "stopping", "waves", "fedavg", "overhead", "audit")
+SEEDS = (0, 1, 2)
 ONE_SEED = ("overhead", "audit")  # they time; what is voted does not matter
 MISSING = "not measured"
 
@@ -594,9 +597,8 @@ def page(found: dict[str, Figures]) -> str:
 class Runs:
     """Runs benchmarks as a user would, two at a time where each can have a core of its own.
 
-    The plain nodes of `speedup.py` are measured alone. Then those of its strong mix have the last
-    core, while the benchmarks that train and vote have the others. What starts Flower's
-    processes comes last, alone.
+    The plain nodes of `speedup.py` are measured alone. Then every core takes one piece of work
+    after another, the longest first. What starts Flower's processes comes last, alone.
     """
 
     def __init__(self, figures: Path, arguments: argparse.Namespace) -> None:
@@ -604,27 +606,46 @@ class Runs:
 
     def all(self) -> None:
         """Run everything that is asked for in the page."""
-        *others, last = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
-        self._run("speedup", [], "--no-strong", "--no-flower")
-        if others:
-            with ThreadPoolExecutor(2) as lanes:
-                ends = [lanes.submit(self._strong, [last]), lanes.submit(self._votes, others)]
-            for end in ends:
-                end.result()
-        else:
-            self._votes([])
+        self._run("speedup", [], ["--no-strong", "--no-flower"])
+        strong, *others = [["--one-core", "--no-flower", "--seeds", str(seed)] for seed in SEEDS]
+        work: list[Callable[[list[int]], None]] = [
+            partial(self._run, "speedup", options=strong),
+            self._votes,
+            *(partial(self._run, "speedup", options=options) for options in others),
+            *(
+                partial(self._run, "fedavg", options=["--no-flower", "--seeds", str(seed)])
+                for seed in SEEDS
+            ),
+        ]
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+        free: SimpleQueue[int] = SimpleQueue()
+        for core in cores[:2]:
+            free.put(core)
+
+        def on_a_core(piece: Callable[[list[int]], None]) -> None:
+            core = free.get()
+            try:
+                piece([core])
+            finally:
+                free.put(core)
+
+        with ThreadPoolExecutor(len(cores[:2])) as lanes:
+            ends = [lanes.submit(on_a_core, piece) for piece in work]
+            try:
+                for end in ends:
+                    end.result()
+            finally:
+                lanes.shutdown(cancel_futures=True)
         for name in ("speedup", "fedavg", "overhead", "audit"):
             self._run(name, [], json=True)
-
-    def _strong(self, cores: list[int]) -> None:
-        self._run("speedup", cores, "--one-core", "--no-flower")
 
     def _votes(self, cores: list[int]) -> None:
         for name in ("accuracy", "robustness", "stopping", "waves"):
             self._run(name, cores, json=True)
-        self._run("fedavg", cores, "--no-flower")
 
-    def _run(self, name: str, cores: list[int], *options: str, json: bool = False) -> None:
+    def _run(
+        self, name: str, cores: list[int], options: Sequence[str] = (), json: bool = False
+    ) -> None:
         command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *options]
         command += ["--json", str(self._figures / f"{name}.json")] if json else []
         command += ["--cores", *map(str, cores)] if cores else []
