@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -37,21 +38,28 @@ def replay(
 ) -> None:
     """Let recorded votes decide: crowd labels, or the answers of models that exist already."""
     from rtc_flower.display import console, records_table
+    from rtc_flower.errors import RtcFlowerError
     from rtc_flower.files import write_atomically
     from rtc_flower.replaying import replay as run
 
     path = ledger or Path("runs") / time.strftime("replay-%Y%m%d-%H%M%S") / "ledger.db"
     path.parent.mkdir(parents=True, exist_ok=True)
-    result = run(
-        votes,
-        ledger=path,
-        truth=truth,
-        rule=rule,
-        classes=None if classes is None else [name.strip() for name in classes.split(",")],
-        inv_delta=inv_delta,
-        lead=lead,
-        min_ballots=min_ballots,
-    )
+    try:
+        result = run(
+            votes,
+            ledger=path,
+            truth=truth,
+            rule=rule,
+            classes=None if classes is None else [name.strip() for name in classes.split(",")],
+            inv_delta=inv_delta,
+            lead=lead,
+            min_ballots=min_ballots,
+        )
+    except RtcFlowerError:
+        if ledger is None:  # our own folder, which would stay behind empty
+            with suppress(OSError):
+                path.parent.rmdir()
+        raise
     figures = asdict(result)
     if json_file is not None:
         write_atomically(json_file, json.dumps(figures, indent=2) + "\n")
