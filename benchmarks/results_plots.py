@@ -86,7 +86,7 @@ def _accuracy(figures: Figures, axes: list[Any]) -> None:
     theory.plot(n, mean("theory_correlated"), "-.", color=ORANGE, label="measured correlation")
     values = 100 * np.array(list(figures["curves"][mix].values()))
     theory.plot(n, values, "o-", color=BLUE, ms=4, label="measured")
-    theory.set(xscale="log", xlabel="nodes that vote")
+    theory.set(xscale="log", xlabel="nodes that vote", ylabel="accuracy (%)")
     theory.set_xticks([1, 2, 3, 5, 10, 20, 40], ["1", "2", "3", "5", "10", "20", "40"])
     theory.minorticks_off()
     theory.legend(fontsize=8)
@@ -94,7 +94,7 @@ def _accuracy(figures: Figures, axes: list[Any]) -> None:
 
 
 def _robustness(figures: Figures, axes: list[Any]) -> None:
-    for axis, name, colour in zip(axes, ("lazy", "sybil"), (BLUE, RED), strict=True):
+    for axis, name, colour in zip(axes[:2], ("lazy", "sybil"), (BLUE, RED), strict=True):
         rows = figures[name]
         nodes = rows[0]["honest"] + rows[0]["lazy"] + rows[0]["sybil"]
         x = [100 * row[name] / nodes for row in rows]
@@ -117,6 +117,27 @@ def _robustness(figures: Figures, axes: list[Any]) -> None:
         axis.legend(fontsize=8, loc="lower left")
     axes[0].set_title("Lazy nodes vote at random", fontsize=9)
     axes[1].set_title("Sybils vote together", fontsize=9)
+    _both(figures["both"], axes[2])
+
+
+def _both(rows: list[Any], axis: Any) -> None:
+    """Lazy nodes and Sybils together: a line per number of lazy nodes."""
+    for lazy, (colour, marker) in zip(
+        sorted({row["lazy"] for row in rows}),
+        ((GREEN, "s"), (ORANGE, "^"), (SKY, "D")),
+        strict=False,
+    ):
+        chosen = [row for row in rows if row["lazy"] == lazy]
+        nodes = lazy + chosen[0]["sybil"] + chosen[0]["honest"]
+        x = [100 * row["sybil"] / nodes for row in chosen]
+        label = f"{100 * lazy / nodes:.0f} % lazy"
+        measured = [100 * row["accuracy"] for row in chosen]
+        theory = [100 * row["theory_independent"] for row in chosen]
+        axis.plot(x, measured, f"{marker}-", color=colour, ms=4, label=f"{label}, measured")
+        axis.plot(x, theory, "--", color=colour, lw=1.2, label=f"{label}, theory")
+    axis.set(xlabel=f"Sybils (% of {nodes})", ylabel="accuracy (%)", ylim=(-3, 103))
+    axis.legend(fontsize=8, loc="lower left")
+    axis.set_title("Both", fontsize=9)
 
 
 def _speedup(figures: Figures, axes: list[Any]) -> None:
@@ -164,6 +185,7 @@ def _stopping(figures: Figures, axes: list[Any]) -> None:
         bars = axis.bar(names, values, color=colours, width=0.6)
         axis.bar_label(bars, [f"{value:.1f}" for value in values], fontsize=8)
         axis.set_title(title, fontsize=9)
+        axis.set_xlabel("stop rule")
 
 
 def _fedavg(figures: Figures, axes: list[Any]) -> None:
@@ -183,7 +205,7 @@ def _fedavg(figures: Figures, axes: list[Any]) -> None:
     seconds = [row["critical_path_seconds"] for row in rounds]
     axes[1].plot(seconds, accuracy, "o-", color=RED, ms=3, label="FedAvg")
     axes[1].plot(vote["critical_path_seconds"], right, "s", color=BLUE, label="vote")
-    axes[1].set(xlabel="processor seconds, slowest node and server")
+    axes[1].set(xlabel="processor seconds, slowest node and server", ylabel="accuracy (%)")
     for axis in axes:
         axis.set_ylim(max(90.0, min(accuracy) - 1), 100)
         axis.legend(fontsize=8, loc="lower right")
@@ -201,6 +223,7 @@ def _overhead(figures: Figures, axes: list[Any]) -> None:
     axes[1].semilogx(n, size, "^--", color=GREEN, label="ledger file")
     axes[1].set(xlabel="nodes", ylabel="MiB", ylim=(0, None))
     axes[1].legend(fontsize=8)
+    axes[1].set_title("Memory of the server's process and its file", fontsize=9)
     for axis in axes:
         axis.set_xticks(n, [f"{value:.0f}" for value in n])
         axis.minorticks_off()
@@ -210,7 +233,7 @@ PLOTS: dict[str, tuple[Callable[[Figures, list[Any]], None], tuple[int, int]]] =
     "accuracy": (_accuracy, (1, 2)),
     "fedavg": (_fedavg, (1, 2)),
     "overhead": (_overhead, (1, 2)),
-    "robustness": (_robustness, (1, 2)),
+    "robustness": (_robustness, (1, 3)),
     "speedup": (_speedup, (2, 2)),
     "stopping": (_stopping, (1, 2)),
 }

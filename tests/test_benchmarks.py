@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,43 @@ def test_missing_mnist_is_one_line_that_says_what_to_set(tmp_path: Path) -> None
     assert "set RTC_FLOWER_DATA" in done.stderr
     assert "Traceback" not in done.stderr
     assert not out.exists()
+
+
+def documents(folder: Path, *names: str) -> Path:
+    """A copy of the README and of some figures, for another page."""
+    root, docs = BENCHMARKS.parent, folder / "docs"
+    (docs / "results").mkdir(parents=True)
+    shutil.copy(root / "README.md", folder)
+    for name in names:
+        shutil.copy(root / "docs" / "results" / f"{name}.json", docs / "results")
+    return docs
+
+
+def test_page_and_readme_say_what_the_figures_say(tmp_path: Path) -> None:
+    root = BENCHMARKS.parent
+    names = [path.stem for path in (root / "docs" / "results").glob("*.json")]
+    docs = documents(tmp_path, *names)
+    done = call("results", "--docs", str(docs))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (docs / "results.md").read_text() == (root / "docs" / "results.md").read_text()
+    assert (tmp_path / "README.md").read_text() == (root / "README.md").read_text()
+
+
+def test_page_without_figures_says_what_is_missing(tmp_path: Path) -> None:
+    docs = documents(tmp_path, "fedavg")
+    found = json.loads((docs / "results" / "fedavg.json").read_text())
+    found["at_vote_accuracy"] = [{"round": None} for _ in found["seeds"]]  # never as good
+    found["fedavg_accuracy_by_round"] = dict.fromkeys(found["fedavg_accuracy_by_round"], 0.5)
+    (docs / "results" / "fedavg.json").write_text(json.dumps(found))
+    done = call("results", "--docs", str(docs))
+    assert done.returncode == 0, done.stderr[-2000:]
+    page = (docs / "results.md").read_text()
+    assert "**Missing: speedup, accuracy, robustness, stopping, waves, overhead, audit.**" in page
+    assert "never as good within 20 rounds" in page
+    assert "on accuracy" not in page
+    assert "| yes |" not in page
+    assert "Not measured yet: `python benchmarks/speedup.py`." in page
+    assert "times as fast" not in (tmp_path / "README.md").read_text()
 
 
 @pytest.mark.slow
