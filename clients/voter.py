@@ -21,7 +21,7 @@ from rtc_flower.clients.store import ModelStore
 from rtc_flower.clients.witness import Witness
 from rtc_flower.encoding import unpack_bits
 from rtc_flower.entries import AbsenceReason, Task
-from rtc_flower.errors import ContractError, FormatError, RtcFlowerError
+from rtc_flower.errors import ContractError, DataError, FormatError, RtcFlowerError
 from rtc_flower.keys import load_or_create_key
 from rtc_flower.merkle import leaf_hash, verify_inclusion
 from rtc_flower.samples import Samples
@@ -57,12 +57,20 @@ class Voter:
 
     Raises
     ------
+    DataError
+        If the directory cannot be made.
     KeyFormatError
         If others can read the node's key.
     """
 
     def __init__(self, state_dir: Path, *, name: str, server_key: bytes | None = None) -> None:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(
+                f"state-dir {state_dir}: expected a folder that this user may write "
+                f"({error.strerror})"
+            ) from error
         self.state_dir, self.name, self._server_key = state_dir, name, server_key
         self.key = load_or_create_key(state_dir / "node.key")
         self.store = ModelStore(state_dir / "models")

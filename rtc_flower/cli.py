@@ -60,7 +60,9 @@ def demo(
     from rtc_flower.demo import DemoOptions, run_demo, save_json
     from rtc_flower.display import console
 
-    if json_file is not None and not json_file.absolute().parent.is_dir():
+    if json_file is not None and (
+        json_file.is_dir() or not json_file.absolute().parent.is_dir()
+    ):  # said before the work, not after it
         raise DataError(f"--json {json_file}: expected a file in a folder that exists")
     state = state_dir or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     options = DemoOptions(

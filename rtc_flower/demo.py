@@ -243,7 +243,12 @@ def _run(
 ) -> _Progress:
     """Start the deployment and follow it to its end."""
     state = options.state_dir
-    state.mkdir(parents=True, exist_ok=True)
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"--state-dir {state}: expected a folder that this user may write ({error.strerror})"
+        ) from error
     events = state / "events.jsonl"
     events.unlink(missing_ok=True)
     count = len(models)

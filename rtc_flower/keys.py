@@ -129,8 +129,18 @@ class SigningKey:
 
 
 def load_or_create_key(path: Path) -> SigningKey:
-    """Read the key at ``path``; make it first when there is none."""
-    if not path.exists():
-        with contextlib.suppress(FileExistsError):  # another process of this node was first
-            SigningKey.generate().save(path)
-    return SigningKey.load(path)
+    """Read the key at ``path``; make it first when there is none.
+
+    Raises
+    ------
+    KeyFormatError
+        As `SigningKey.load`; also if the key can be neither read nor made.
+    """
+    try:
+        if not path.exists():
+            with contextlib.suppress(FileExistsError):  # another process of this node was first
+                SigningKey.generate().save(path)
+        return SigningKey.load(path)
+    except OSError as error:
+        what = f"{path.parent}: expected a folder for {path.name} that this user may write"
+        raise KeyFormatError(f"{what} ({error.strerror})") from error

@@ -11,6 +11,7 @@ from populations import contract, run, task, truthful
 
 from rtc_flower.clients.app import make_client_app, state_directory
 from rtc_flower.clients.contract import Contract
+from rtc_flower.clients.voter import Voter
 from rtc_flower.errors import DataError
 from rtc_flower.keys import SigningKey
 from rtc_flower.simulator import InMemoryGrid, SimulatedNode
@@ -33,6 +34,14 @@ def test_a_state_directory_is_needed_and_absolute() -> None:
         state_directory(context({"partition-id": 3}))
     with pytest.raises(DataError, match="must be an absolute path, got 'here'"):
         state_directory(context({"state-dir": "here"}))
+
+
+def test_a_state_directory_that_is_no_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file", tmp_path / "file" / "inside"):
+        with pytest.raises(DataError, match=f"state-dir {path}: expected a folder"):
+            Voter(path, name="node")
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_the_factory_is_called_for_a_task_and_not_for_a_hello(tmp_path: Path) -> None:

@@ -331,6 +331,15 @@ def test_init_makes_a_ledger_once(tmp_path: Path, run: Run) -> None:
     assert (state / "ledger.db").read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["file", "file/inside"])
+def test_init_in_what_is_no_folder(name: str, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "file").write_text("mine")
+    said = run("init", tmp_path / name)
+    assert said.code == 1
+    assert said.err.startswith(f"error: {tmp_path / name}: expected a folder for server.key")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_init_with_an_admin_key(tmp_path: Path, run: Run) -> None:
     admin = SigningKey.generate().public.hex()
     said = run("init", tmp_path / "state", "--admin-key", admin)

@@ -270,6 +270,22 @@ def test_a_json_file_in_no_folder_is_refused_before_the_work(
     assert nowhere in told
 
 
+def test_a_json_file_that_is_a_folder_is_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = refused(capsys, monkeypatch, "--dataset", "digits", "--json", str(tmp_path))
+    assert f"--json {tmp_path}" in told
+
+
+def test_a_state_dir_that_is_a_file_is_named_and_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    options = ["--dataset", "digits", "--state-dir", str(tmp_path / "file")]
+    assert f"--state-dir {tmp_path / 'file'}: expected" in refused(capsys, monkeypatch, *options)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_an_installation_without_examples_says_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
