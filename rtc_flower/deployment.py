@@ -331,7 +331,19 @@ class Deployment:
             self._check_simulation()
         for values in (self._run_config, *(node.config for node in self.nodes)):
             render_config(values)
+        self._check_partitions()
         self._choose_ports()
+
+    def _check_partitions(self) -> None:
+        """Two nodes with one part would vote twice with the same private data."""
+        owners: dict[Value, int] = {}
+        for index, node in enumerate(self.nodes):
+            part = node.config.get("partition-id")
+            if part is not None and (first := owners.setdefault(part, index)) != index:
+                raise DeploymentError(
+                    f"node {first} and node {index} both have partition-id {part}: give every "
+                    "node its own"
+                )
 
     def _check_simulation(self) -> None:
         if importlib.util.find_spec("ray") is None:

@@ -169,7 +169,7 @@ class Directory:
             self._rivals[node_id] = hello.key
             raise KeyFormatError(
                 f"expected a key of its own, got that of {known.name!r}, which is online: "
-                "two nodes share one state-dir"
+                "two nodes share one state-dir, or one partition-id and have no state-dir"
             )
         positions = replay.roster.active()
         enrolment = replay.genesis.enrolment if replay.genesis else Enrolment.OPEN

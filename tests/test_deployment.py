@@ -112,6 +112,13 @@ def test_two_nodes_with_one_port_are_named(tmp_path: Path) -> None:
         Deployment(PING, nodes, work_dir=tmp_path).__enter__()
 
 
+def test_two_nodes_with_one_partition_are_named(tmp_path: Path) -> None:
+    nodes = [Node({"partition-id": part}) for part in (0, 1, 0)]
+    with pytest.raises(DeploymentError, match="node 0 and node 2 both have partition-id 0: give"):
+        Deployment(PING, nodes, work_dir=tmp_path / "w").__enter__()
+    assert not (tmp_path / "w").exists()
+
+
 def test_an_address_nobody_listens_on_is_named(taken_port: int) -> None:
     require_listening("127.0.0.1", taken_port)
     port = free_ports(1)[0]
