@@ -8,6 +8,7 @@ outcome.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,10 +23,11 @@ from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
+from rtc_flower.encoding import pack_text
 from rtc_flower.entries import Task
-from rtc_flower.errors import QuorumError, TaskError
+from rtc_flower.errors import FormatError, QuorumError, TaskError
 from rtc_flower.ledger import Ledger, Posting
-from rtc_flower.rules import Order, Rule
+from rtc_flower.rules import MAX_CLASSES, Order, Rule, check_range
 from rtc_flower.samples import Samples
 from rtc_flower.state import open_ledger
 from rtc_flower.strategies.audit_round import Audited, AuditRound
@@ -69,12 +71,17 @@ class VoteTask:
     @property
     def sample_set(self) -> Samples:
         """The samples with their encoding."""
-        return self.samples if isinstance(self.samples, Samples) else Samples(self.samples)
+        if isinstance(self.samples, Samples):
+            return self.samples
+        return Samples(np.asarray(self.samples))
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes; their indices when only a number was given."""
-        if isinstance(self.classes, int):
+        if isinstance(self.classes, str):
+            raise TaskError(f"classes must be a number or a list of names, got {self.classes!r}")
+        if isinstance(self.classes, (int, np.integer)):
+            check_range("classes", int(self.classes), 2, MAX_CLASSES)
             return tuple(map(str, range(self.classes)))
         return tuple(self.classes)
 
@@ -229,8 +236,9 @@ class ProofOfPrediction(Strategy):
             )
         if min_nodes < 1:
             raise TaskError(f"min_nodes must be at least 1, got {min_nodes}")
-        if deadline <= 0:
-            raise TaskError(f"deadline must be above 0 seconds, got {deadline}")
+        if not wait_seconds >= 0 or not audit_seconds >= 0:  # NaN would wait for ever
+            waits = f"{wait_seconds} and {audit_seconds}"
+            raise TaskError(f"wait_seconds and audit_seconds must be at least 0, got {waits}")
         if wave_size is not None and wave_size < 1:
             raise TaskError(f"wave_size must be at least 1, got {wave_size}")
         if invite_ahead < 0:
@@ -240,7 +248,8 @@ class ProofOfPrediction(Strategy):
         if audit not in _AUDITS:
             raise TaskError(f"audit must be one of {', '.join(_AUDITS)}, got {audit!r}")
         self.audit, self.audit_seconds = audit, audit_seconds
-        self.min_nodes, self.wait_seconds, self.deadline = min_nodes, wait_seconds, deadline
+        self.min_nodes, self.wait_seconds = min_nodes, wait_seconds
+        self.deadline = _checked_deadline(deadline)
         self.rule = _by_name(Rule, rule, "rule")
         self.order = _by_name(Order, order, "order") if order else None
         self.inv_delta, self.lead, self.min_ballots = inv_delta, lead, min_ballots
@@ -264,6 +273,7 @@ class ProofOfPrediction(Strategy):
             min_ballots=self.min_ballots,
             close_min=int(np.ceil(self.close_when * len(samples))),
         )
+        _check_texts(draft)
         posting = Posting(draft, samples.encode())
         posting.check(electorate=self.min_nodes)
         return posting
@@ -302,9 +312,13 @@ class ProofOfPrediction(Strategy):
             If fewer than ``min_nodes`` nodes connect in time; nothing is posted then.
         LedgerError
             If the ledger is locked, damaged, older than its head, or the disk is full.
+        KeyFormatError
+            If ``state_dir`` is no folder that can be written, or others can read its key.
+        TaskError
+            If ``timeout`` is not above 0.
         """
         if timeout is not None:
-            self.deadline = timeout
+            self.deadline = _checked_deadline(timeout)
         self.summary()
         with self._open() as ledger, self._make_collector(grid) as collector:
             session = _Session(self, grid, ledger, collector)
@@ -510,6 +524,24 @@ def _bundle_of(grid: Grid) -> bytes:
         return bytes.fromhex(grid.run.fab_hash)[:32]
     except (AttributeError, ValueError, TypeError):
         return b""
+
+
+def _checked_deadline(seconds: float) -> float:
+    """Check that a silent node is not waited for without end."""
+    if not 0 < seconds < math.inf:
+        raise TaskError(f"deadline must be above 0 seconds, got {seconds}")
+    return seconds
+
+
+def _check_texts(draft: Task) -> None:
+    """Check now what TASK could not be written with once a ledger is there."""
+    for text in (draft.kind, *draft.class_names):
+        try:
+            pack_text(text)
+        except (AttributeError, UnicodeError, FormatError) as error:
+            raise TaskError(
+                f"kind and class names must be texts of at most 255 bytes, got {text!r:.60}"
+            ) from error
 
 
 def _by_name(kind: type[Any], name: str, what: str) -> Any:

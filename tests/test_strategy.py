@@ -35,7 +35,7 @@ from populations import (
 from rtc_flower.ballot import Ballot
 from rtc_flower.clients.contract import ABSTAIN
 from rtc_flower.entries import Close, CloseReason, Genesis, Invite, Refusal, Task
-from rtc_flower.errors import LedgerLockedError, QuorumError, TaskError
+from rtc_flower.errors import KeyFormatError, LedgerLockedError, QuorumError, TaskError
 from rtc_flower.keys import SigningKey
 from rtc_flower.ledger import Ledger
 from rtc_flower.roster import Roster
@@ -332,6 +332,14 @@ def posted(samples: Any = None, classes: Any = 3, **options: Any) -> Callable[[P
         (posted(classes=1001), "classes must be an integer in 2 to 1000, got 1001"),
         (posted(classes=["a", "b", "a"]), "class names must differ, got 'a' repeated"),
         (posted(classes=["a", ""]), "class names must not be empty"),
+        (posted(classes=-3), "classes must be an integer in 2 to 1000, got -3"),
+        (posted(classes="ab"), "classes must be a number or a list of names, got 'ab'"),
+        (posted(classes=["a", 1]), "texts of at most 255 bytes, got 1"),
+        (posted(classes=["a", "b" * 256]), "texts of at most 255 bytes, got 'bbb"),
+        (
+            lambda path: ProofOfPrediction([VoteTask(np.arange(6), 3, "k" * 256)], path),
+            "texts of at most 255 bytes, got 'kkk",
+        ),
         (posted(samples=np.zeros((0, 2))), "at least one sample"),
         (posted(samples=np.array(["a", "b"])), "numeric array"),
         (lambda path: Samples(), "at least one sample: features, ids or both; got none"),
@@ -346,6 +354,15 @@ def posted(samples: Any = None, classes: Any = 3, **options: Any) -> Callable[[P
         (posted(close_when=1.5), r"close_when must be in \(0, 1\], got 1.5"),
         (posted(min_nodes=0), "min_nodes must be at least 1, got 0"),
         (posted(deadline=0), "deadline must be above 0 seconds, got 0"),
+        (posted(deadline=float("nan")), "deadline must be above 0 seconds, got nan"),
+        (posted(wait_seconds=float("nan")), "must be at least 0, got nan and"),
+        (posted(audit_seconds=-1.0), "must be at least 0, got .* and -1"),
+        (
+            lambda path: ProofOfPrediction([VoteTask(np.arange(6), 3)], path).start(
+                InMemoryGrid(), timeout=0.0
+            ),
+            "deadline must be above 0 seconds, got 0",
+        ),
         (
             lambda path: ProofOfPrediction([VoteTask(np.arange(3), 2)], Path("state")),
             "state_dir must be an absolute path, got 'state'",
@@ -358,6 +375,21 @@ def test_wrong_parameters_are_named_before_anything_is_written(
     with pytest.raises(TaskError, match=match):
         make(tmp_path / "state")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_lists_and_numpys_numbers_are_taken(tmp_path: Path) -> None:
+    plain = VoteTask([[0], [1]], np.int64(3))  # type: ignore[arg-type]
+    assert plain.class_names == ("0", "1", "2")
+    assert len(plain.sample_set) == 2
+    ProofOfPrediction([plain], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["file", "file/inside"])
+def test_a_state_dir_that_is_no_folder_is_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(KeyFormatError, match=f"{name}: expected a folder for server.key"):
+        ProofOfPrediction([task()], tmp_path / name).start(InMemoryGrid())
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 # -- late, killed and restarted --------------------------------------------------------------
