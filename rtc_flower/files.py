@@ -91,7 +91,8 @@ def storage_errors(path: Path) -> Iterator[None]:
         if name.startswith("SQLITE_READONLY"):
             raise LedgerError(f"{path}: read-only; expected a file this user may write") from error
         raise LedgerFormatError(
-            f"{path}: expected an rtc-flower ledger, got a damaged or foreign file ({error})"
+            f"{path}: expected an rtc-flower ledger, got a damaged or foreign file ({error}); "
+            "name another file, or bring a copy back (rtc-flower restore)"
         ) from error
 
 
