@@ -610,7 +610,10 @@ def overhead(f: Figures) -> Lines:
         real.append(("vote, audit off", row, row["vote_seconds"]))
         real.append(("Flower's plain round trip", row, row["plain_seconds"]))
     lines += table(
-        ["what", "SuperNodes", "samples", "wall s, median", "least to most", "ledger, ms a ballot"],
+        [
+            *("what", "SuperNodes", "samples", "wall s, median", "least to most"),
+            *("ledger, ms a ballot", "ServerApp above its start, MiB", "ledger, MiB"),
+        ],
         [
             [
                 what,
@@ -618,7 +621,7 @@ def overhead(f: Figures) -> Lines:
                 f"{row['samples']:,}",
                 number(statistics.median(taken), "", 1),
                 least_to_most(taken, 1),
-                _ledger_of_a_ballot(row) if what.startswith("vote") else "",
+                *(_of_the_server(row) if what.startswith("vote") else [""] * 3),
             ]
             for what, row, taken in real
             if taken
@@ -627,8 +630,14 @@ def overhead(f: Figures) -> Lines:
     return [*lines, _slower(f), ""]
 
 
-def _ledger_of_a_ballot(row: Figures) -> str:
-    return number(1000 * row["ledger_seconds"] / len(row["vote_seconds"]) / row["nodes"], "", 1)
+def _of_the_server(row: Figures) -> list[str]:
+    """What the votes of a run of real processes took in the ServerApp, over all its tasks."""
+    ballots = len(row["vote_seconds"]) * row["nodes"]
+    return [
+        number(1000 * row["ledger_seconds"] / ballots, "", 1),
+        number(row.get("memory_above_start_mib"), "", 0),
+        number(row["ledger_bytes"] / 2**20, "", 1),
+    ]
 
 
 def _slower(f: Figures) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -51,6 +52,7 @@ def main(grid: Grid, context: Context) -> None:
         audit=str(config["audit"]),
         on_event=on_event,
     )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     result = strategy.start(grid)
     ended = time.perf_counter()
     if config["audit"] != "off":
@@ -61,6 +63,8 @@ def main(grid: Grid, context: Context) -> None:
         "audit_seconds": audits if config["audit"] != "off" else [],
         "hello_seconds": begun["first"] - begun["start"],
         "ledger_seconds": result.ledger_seconds,
+        "memory_above_start_mib": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+        / 1024,
         "ledger_bytes": result.ledger.stat().st_size,
         "load": os.getloadavg()[0],
     }
