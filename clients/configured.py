@@ -6,6 +6,7 @@ only its partition, the run config lists the models and the partition picks one.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,11 @@ def configured_contract(context: Context) -> Contract:
         Naming the key and what it should be.
     """
     settings = _Settings(context)
-    seed = int(settings.get("seed", 0))
+    seed = settings.whole("seed", 0)
     estimator = create(
         settings.model(), seed=1000 * seed + settings.partition(), quick=settings.flag("quick")
     )
-    limit = float(settings.get("max-seconds", 0))
+    limit = settings.seconds("max-seconds")
     return Contract(estimator, settings.private_data, max_seconds=limit or None)
 
 
@@ -64,8 +65,25 @@ class _Settings:
     def flag(self, key: str) -> bool:
         return str(self.get(key, False)).lower() in ("true", "1")
 
+    def whole(self, key: str, default: int) -> int:
+        value = self.get(key, default)
+        try:
+            return int(value)
+        except ValueError as error:
+            raise DataError(f"{key} must be a whole number, got {value!r}") from error
+
+    def seconds(self, key: str) -> float:
+        value = self.get(key, 0)
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = -1.0
+        if not 0 <= seconds < math.inf:
+            raise DataError(f"{key} must be a number of seconds, 0 for no limit, got {value!r}")
+        return seconds
+
     def partition(self) -> int:
-        return int(self.get("partition-id", 0))
+        return self.whole("partition-id", 0)
 
     def model(self) -> str:
         named = self.get("model", "")
@@ -74,7 +92,7 @@ class _Settings:
         listed = [name.strip() for name in str(self.get("models", "")).split(",") if name.strip()]
         if not listed:
             dataset = load(str(self.get("dataset", "auto")), self._data_dir()).name
-            listed = list(composition(dataset, int(self.get("num-partitions", 1))))
+            listed = list(composition(dataset, self.whole("num-partitions", 1)))
         return listed[self.partition() % len(listed)]
 
     def _data_dir(self) -> str | None:
@@ -86,7 +104,7 @@ class _Settings:
         if path:
             return _read_arrays(Path(str(path)))
         dataset = load(str(self.get("dataset", "auto")), self._data_dir())
-        size = int(self.get("samples-per-node", 0))
+        size = self.whole("samples-per-node", 0)
         if "partition-id" not in self._node:
             raise DataError(
                 "no private data: start the SuperNode with --node-config "
@@ -95,9 +113,9 @@ class _Settings:
         part = partition(
             dataset,
             self.partition(),
-            int(self.get("num-partitions", 1)),
+            self.whole("num-partitions", 1),
             samples_per_node=size or None,
-            seed=int(self.get("seed", 0)),
+            seed=self.whole("seed", 0),
         )
         return part.x, part.y
 
