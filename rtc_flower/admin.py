@@ -196,6 +196,8 @@ class RosterRequest:
             ).fetchone()
         if first is None:
             raise LedgerFormatError(f"{ledger}: expected at least GENESIS, found no entry")
+        if not all(isinstance(leaf, bytes) for (leaf,) in (first, *filter(None, [last]))):
+            raise LedgerFormatError(f"{ledger}: expected entries of bytes, found others")
         if read_leaf(first[0], Genesis)[0].enrolment is not Enrolment.ROSTER:
             raise LedgerError(
                 f"{ledger}: enrolment is open here; use 'rtc-flower roster enrol', 'revoke' or "

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from rtc_flower import cli_keys, cli_ledger, cli_plan, cli_replay
-from rtc_flower.errors import DataError, LedgerError, RtcFlowerError, UnsupportedError
+from rtc_flower.errors import DataError, FormatError, LedgerError, RtcFlowerError, UnsupportedError
 
 __all__ = ["app", "main"]
 
@@ -138,12 +138,15 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show the tasks; one task and its voters; or the forks of one sample."""
-    if sample is not None:
-        _show_sample(ledger, 1 if task is None else task, sample, as_json)
-    elif task is not None:
-        _show_task(ledger, task, as_json)
-    else:
-        _show_tasks(ledger, as_json)
+    from rtc_flower.reading import consistent
+
+    with consistent(ledger):
+        if sample is not None:
+            _show_sample(ledger, 1 if task is None else task, sample, as_json)
+        elif task is not None:
+            _show_task(ledger, task, as_json)
+        else:
+            _show_tasks(ledger, as_json)
 
 
 def _show_tasks(ledger: Path, as_json: bool) -> None:
@@ -198,11 +201,11 @@ def _show_task(ledger: Path, task: int, as_json: bool) -> None:
     if as_json:
         _print_json({"task": task, "ballots": rows, "absent": votes.absent})
         return
-    from rtc_flower.display import console, records_table
+    from rtc_flower.display import console, printable, records_table
 
     console().print(records_table(rows, f"task {task}"))
     for name, reason in votes.absent.items():
-        console().print(f"absent: {name} ({reason})")
+        console().print(f"absent: {printable(name)} ({reason})", markup=False)
 
 
 @app.command()
@@ -216,17 +219,15 @@ def export(
     import io
 
     from rtc_flower.files import write_atomically
-    from rtc_flower.reading import outcome_rows
+    from rtc_flower.reading import consistent, outcome_rows
 
-    rows = outcome_rows(ledger, task)
-    if as_json:
-        text = json.dumps(rows, indent=1) + "\n"
-    else:
+    with consistent(ledger):
+        rows = outcome_rows(ledger, task)
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        text = buffer.getvalue()
+        text = json.dumps(rows, indent=1) + "\n" if as_json else buffer.getvalue()
     if output is None:
         sys.stdout.write(text)
     else:
@@ -268,6 +269,8 @@ def init(
     if (state / "ledger.db").exists():
         raise LedgerError(f"{state / 'ledger.db'} exists already; a ledger is never overwritten")
     old = None if continues is None else Checkpoint.parse(read_text(continues))
+    if old is not None and not 0 < old.size < 2**64:
+        raise FormatError(f"{continues}: expected a size from 1, of 64 bits, got {old.size}")
     key = load_or_create_key(state / "server.key")
     enrolment = Enrolment.OPEN if admin is None else Enrolment.ROSTER
     with Ledger.create(
@@ -294,11 +297,15 @@ def init(
 @app.command()
 def abort(
     state_dir: Annotated[Path, typer.Argument(help="Folder with server.key and ledger.db.")],
+    head_file: Annotated[
+        Path | None,
+        typer.Option(help="The server's head file; HEAD beside the ledger if left out."),
+    ] = None,
 ) -> None:
     """Close the open task without outcomes. The ledger shows it; stop the server first."""
     from rtc_flower.admin import open_state
 
-    with open_state(state_dir.resolve()) as ledger:
+    with open_state(state_dir.resolve(), head_file=head_file) as ledger:
         if ledger.replay.open_task is None:
             raise LedgerError(f"{ledger.path}: expected an open task, found none")
         ledger.abort()
@@ -310,9 +317,10 @@ def abort(
 @roster.command("list")
 def roster_list(ledger: LedgerPath, as_json: Json = False) -> None:
     """List the enrolled keys."""
-    from rtc_flower.reading import list_roster
+    from rtc_flower.reading import consistent, list_roster
 
-    _print_records(list_roster(ledger), as_json, "roster")
+    with consistent(ledger):
+        _print_records(list_roster(ledger), as_json, "roster")
 
 
 def _hex(text: str, option: str) -> bytes:
@@ -342,3 +350,7 @@ def main() -> None:
     except RtcFlowerError as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(2 if isinstance(error, UnsupportedError) else 1) from None
+    except OSError as error:  # a folder that is a file, one that may not be read, a full disk
+        where = "" if error.filename is None else f"{error.filename}: "
+        typer.echo(f"error: {where}{error.strerror or error}", err=True)
+        raise SystemExit(1) from None

@@ -170,6 +170,8 @@ def _pairs(texts: list[str] | None) -> list[tuple[str, bytes]]:
 
 
 def _print_roster(roster: Roster) -> None:
+    from rtc_flower.display import printable
+
     typer.echo(f"roster version {roster.version}")
     for member in roster.members:
-        typer.echo(f"  {member.key.hex()}  {member.state.name.lower():7}  {member.name}")
+        typer.echo(f"  {member.key.hex()}  {member.state.name.lower():7}  {printable(member.name)}")

@@ -12,10 +12,15 @@ from rich.text import Text
 from rtc_flower.reading import SampleForks, TaskRow
 from rtc_flower.verify import Report, Verdict
 
-__all__ = ["draw_forks", "records_table", "report_view", "tasks_table"]
+__all__ = ["draw_forks", "printable", "records_table", "report_view", "tasks_table"]
 
 _PLAIN_WIDTH = 120
 _COLOURS = {Verdict.OK: "green", Verdict.BAD: "bold red", Verdict.NOT_CHECKED: "yellow"}
+
+
+def printable(text: object) -> str:
+    """What others wrote, fit for a terminal: whatever is not printable is escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
 
 
 def records_table(records: Iterable[dict[str, Any]], title: str = "") -> Table:
@@ -26,7 +31,8 @@ def records_table(records: Iterable[dict[str, Any]], title: str = "") -> Table:
         numeric = all(isinstance(row[name], int | float | None) for row in rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
+        # As Text, since a name may look like markup.
+        table.add_row(*(Text("" if value is None else printable(value)) for value in row.values()))
     return table
 
 
@@ -52,16 +58,20 @@ def tasks_table(tasks: Iterable[TaskRow]) -> Table:
 
 def draw_forks(forks: SampleForks, *, task: int, sample: int, root: str = "TASK") -> Group:
     """Forks of one sample, one line each, the longest first; blocks in counting order."""
-    name = f" ({forks.sample_id})" if forks.sample_id else ""
+    name = f" ({printable(forks.sample_id)})" if forks.sample_id else ""
     head = Text(f"task {task}, sample {sample}{name}: {_verdict(forks)}", style="bold")
-    width = max((len(label) for label in forks.forks), default=0)
+    width = max((len(printable(label)) for label in forks.forks), default=0)
     lines = [head]
     for number, (label, blocks) in enumerate(forks.forks.items()):
         line = Text(f"  {root} ", style="dim")
         for block in blocks:
             line.append("─", style="dim")
-            line.append(f"[{block.node} #{block.position + 1}]", "green" if number == 0 else "red")
-        line.append(f"  {label.rjust(width)} × {len(blocks)}", style="bold" if number == 0 else "")
+            said = f"[{printable(block.node)} #{block.position + 1}]"
+            line.append(said, "green" if number == 0 else "red")
+        line.append(
+            f"  {printable(label).rjust(width)} × {len(blocks)}",
+            style="bold" if number == 0 else "",
+        )
         lines.append(line)
     if not forks.forks:
         lines.append(Text("  nobody voted", style="dim"))
@@ -89,15 +99,17 @@ def report_view(report: Report) -> Group:
         verdict = Text(step.verdict.value, style=_COLOURS[step.verdict])
         text = Text(step.title)
         if step.detail:
-            text.append(f"\n{step.detail}", style=_COLOURS[step.verdict])
+            text.append(f"\n{printable(step.detail)}", style=_COLOURS[step.verdict])
         table.add_row(step.number, verdict, text)
     counts = (
         f"{report.entries} entries, {report.tasks} tasks, {report.ballots} ballots, "
         f"{report.votes} votes; ledger {report.ledger_id[:16]}"
     )
-    notes = [Text(f"note: {note}", style="yellow") for note in report.notes]
+    notes = [Text(f"note: {printable(note)}", style="yellow") for note in report.notes]
     style = "green" if report.exit_code == 0 else "bold red"
-    return Group(table, Text(counts, style="dim"), *notes, Text(report.summary, style=style))
+    return Group(
+        table, Text(counts, style="dim"), *notes, Text(printable(report.summary), style=style)
+    )
 
 
 def console(*, stderr: bool = False) -> Console:

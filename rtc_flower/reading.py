@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from sqlite_utils import Database
 
 from rtc_flower.ballot import Ballot
 from rtc_flower.entries import Task, decode_leaf
-from rtc_flower.errors import LedgerError
+from rtc_flower.errors import LedgerError, LedgerFormatError
 from rtc_flower.files import reading
 from rtc_flower.samples import Samples
 from rtc_flower.schema import keeps_blocks
@@ -25,6 +27,7 @@ __all__ = [
     "NodeVotes",
     "SampleForks",
     "TaskRow",
+    "consistent",
     "forks_of",
     "list_roster",
     "list_tasks",
@@ -133,6 +136,22 @@ class SampleForks:
     how: str
     decided_at: int
     sample_id: str
+
+
+@contextmanager
+def consistent(path: Path) -> Iterator[None]:
+    """Name the ledger whose rows do not fit one another: nothing here verifies before it reads.
+
+    Raises
+    ------
+    LedgerFormatError
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise LedgerFormatError(
+            f"{path}: its rows do not fit one another ({error}); run 'rtc-flower verify'"
+        ) from error
 
 
 def list_tasks(path: Path) -> list[TaskRow]:

@@ -8,12 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ledgers import cast, post, voter
+from ledgers import cast, post, tamper, voter
 from test_receipts import kept
 
 from rtc_flower.admin import open_state
 from rtc_flower.cli import main
+from rtc_flower.display import printable
+from rtc_flower.entries import AbsenceReason
 
+KEYS = [voter(number).public.hex() for number in range(3)]
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -232,3 +235,90 @@ def test_backup_restore_repair_and_continue(state: Path, tmp_path: Path, run: Ru
     assert run("repair", copy, "--blocks")[0] == 0
     assert run("verify", copy, "--checkpoint", tmp_path / "note")[0] == 0
     assert "0 of 3" in run("show", copy)[1]
+
+
+MARKED = ("[/bold]", "[red]honest", "\x1b[2J\x1b[1;1Hverify: ok", "\u202egnoc")
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_a_name_is_shown_as_it_is_and_commands_no_terminal(
+    name: str, tmp_path: Path, run: Run
+) -> None:
+    """Whoever signs a roster, or votes, chooses texts that others read in a terminal."""
+    path = tmp_path / "state"
+    run("init", path)
+    code, out, _ = run("roster", "enrol", path, *(f"{name}{i}={KEYS[i]}" for i in range(2)))
+    assert code == 0
+    with open_state(path) as ledger:
+        post(ledger, 2)
+        cast(ledger, voter(0), (0, 1, 2))
+        ledger.absent(voter(1).public, AbsenceReason.ERROR)
+    commands = (("roster", "list"), ("show", "--task", 1), ("show", "--sample", 0))
+    for command in commands:
+        code, said, _ = run(*command, path / "ledger.db")
+        assert code == 0
+        out += said
+    assert out.count(printable(name)) >= 5
+    assert all(c.isprintable() for line in out.split("\n") for c in line)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM entry WHERE idx > 1",
+        "DELETE FROM decision",
+        "UPDATE decision SET how = 'odd'",
+        "UPDATE entry SET leaf = x'00' WHERE idx = 2",
+        "ALTER TABLE entry RENAME TO old; CREATE TABLE entry(idx, leaf);"
+        "INSERT INTO entry SELECT idx, NULL FROM old",
+        "ALTER TABLE task RENAME TO old; CREATE TABLE task AS SELECT * FROM old;"
+        "UPDATE task SET n = 'a', first_row = 'b'",
+    ],
+)
+def test_a_damaged_ledger_is_named_by_what_reads_it(
+    damage: str, state: Path, tmp_path: Path, run: Run
+) -> None:
+    ledger = state / "ledger.db"
+    tamper(ledger, *damage.split(";"))
+    assert run("verify", ledger)[0] == 1
+    readers: list[tuple[object, ...]] = [("show",), ("show", "--task", 1), ("show", "--sample", 0)]
+    readers += [("export",), ("export", "--json"), ("roster", "list")]
+    readers += [("roster", "request", "-o", tmp_path / "request")]
+    for words in readers:
+        code, _, err = run(*words, ledger)
+        assert (code, err[:7]) in ((0, ""), (1, "error: ")), words
+
+
+def test_what_cannot_be_a_folder_is_named(tmp_path: Path, run: Run) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for words in (("init", file), ("init", file / "state"), ("node-key", file)):
+        code, _, err = run(*words)
+        assert (code, err[:7]) == (1, "error: "), words
+        assert str(file) in err
+
+
+def test_an_old_head_that_genesis_cannot_hold_is_refused(
+    state: Path, tmp_path: Path, run: Run
+) -> None:
+    lines = (state / "HEAD").read_text().split("\n")
+    for size in (0, 2**64):
+        (tmp_path / "note").write_text("\n".join([lines[0], str(size), *lines[2:]]))
+        code, _, err = run("init", tmp_path / "new", "--continues", tmp_path / "note")
+        assert (code, err[:7]) == (1, "error: ")
+        assert "of 64 bits" in err
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_abort_knows_the_head_on_another_disk(state: Path, tmp_path: Path, run: Run) -> None:
+    head = tmp_path / "elsewhere"
+    with open_state(state, head_file=head) as ledger:
+        post(ledger, 2)
+        old = tmp_path / "old.db"
+        shutil.copy(state / "ledger.db", old)
+        cast(ledger, voter(0), (0, 1, 2))
+    shutil.copy(old, state / "ledger.db")
+    (state / "HEAD").unlink()
+    code, _, err = run("abort", state, "--head-file", head)
+    assert code == 1
+    assert "1 entries behind" in err
