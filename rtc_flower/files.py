@@ -39,7 +39,7 @@ class WriterLock:
             raise LedgerFormatError(f"{ledger}: expected a ledger file, found none")
         if not os.access(ledger, os.W_OK):
             raise LedgerError(f"{ledger}: read-only; expected a file this user may write")
-        path = ledger.with_name(f"{ledger.name}.lock")
+        path = ledger.resolve().with_name(f"{ledger.resolve().name}.lock")  # one for all names
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:

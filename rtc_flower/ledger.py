@@ -107,7 +107,8 @@ class Ledger:
         clock: Callable[[], int] = _now_ms,
     ) -> None:
         self.path, self.key = path, key
-        self.head_file = head_file or path.with_name("HEAD")
+        # A link is followed, not replaced: the file on the other disk must not fall behind.
+        self.head_file = (head_file or path.with_name("HEAD")).resolve()
         self._clock = clock
         self.seconds = 0.0
         with ExitStack() as opened:
@@ -165,6 +166,7 @@ class Ledger:
         genesis = entries.Genesis(urandom(32), key.public, enrolment, admin, *old)
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.drafting(path) as draft:
+            draft.touch(0o600)  # votes of an open task are in it
             with (
                 files.storage_errors(path),
                 closing(sqlite3.connect(draft, isolation_level=None)) as db,

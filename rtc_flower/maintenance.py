@@ -66,9 +66,11 @@ def repair(path: Path, *, blocks: bool | None = None) -> Report:
     LedgerLockedError
         If a server is writing it.
     """
+    path = path.resolve()  # a link stays one
     lock = WriterLock(path)
     try:
         with drafting(path) as draft:
+            draft.touch(0o600)
             with contextlib.closing(connect(path, mode="rw")) as source, storage_errors(path):
                 _derive_anew(source, draft, blocks=blocks)
             report = verify(draft)
@@ -140,6 +142,7 @@ def backup(path: Path, destination: Path) -> str:
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         with drafting(destination) as draft:
+            draft.touch(0o600)  # as the ledger: votes of an open task are in it
             note = _copy(path, draft)
             os.link(draft, destination)
             sync_directory(destination.parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 import tracemalloc
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flwr.app import Error, Message
-from ledgers import cast, log_of, make_ballot, open_ledger, post, query, voter
+from ledgers import SERVER, cast, log_of, make_ballot, open_ledger, post, query, voter
 from populations import (
     ballots,
     contract,
@@ -37,6 +38,7 @@ from rtc_flower.entries import AbsenceReason, Absent, Evidence, Refusal, Refused
 from rtc_flower.errors import BallotError, FormatError, SignatureError
 from rtc_flower.keys import check_signature
 from rtc_flower.ledger import Ledger
+from rtc_flower.maintenance import backup, repair
 from rtc_flower.simulator import (
     Spy,
     asked_to_vote,
@@ -450,6 +452,19 @@ def test_n7_nodes_cannot_read_what_another_node_keeps(tmp_path: Path) -> None:
         state = tmp_path / "nodes" / str(position)
         assert state.stat().st_mode & 0o077 == 0
         assert (state / "node.key").stat().st_mode & 0o077 == 0
+
+
+def test_n7_the_servers_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    """Votes of an open task are in it, and in a copy, whatever the process's umask."""
+    mask = os.umask(0o022)
+    try:
+        with Ledger.create(tmp_path / "ledger.db", SERVER) as ledger:
+            backup(ledger.path, tmp_path / "copy.db")
+        repair(ledger.path)
+    finally:
+        os.umask(mask)
+    for name in ("ledger.db", "copy.db"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
 
 
 # -- N10 -------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ from rtc_flower.errors import (
 )
 from rtc_flower.keys import SigningKey
 from rtc_flower.ledger import Ledger, Posting
+from rtc_flower.maintenance import repair
 from rtc_flower.merkle import leaf_hash, verify_inclusion
 from rtc_flower.samples import samples_hash
 from rtc_flower.stopping import Order, Rule
@@ -521,6 +522,27 @@ def test_a_second_writer_fails_at_once_and_names_the_first(ledger: Ledger) -> No
     before = ledger.replay.size
     post(ledger, 3)
     assert ledger.replay.size == before + 2
+
+
+def test_a_ledger_under_another_name_has_one_writer_and_one_head(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    (tmp_path / "link").mkdir()
+    link, head = tmp_path / "link" / "other.db", tmp_path / "link" / "HEAD"
+    link.symlink_to(ledger.path)
+    head.symlink_to(ledger.head_file)
+    with pytest.raises(LedgerLockedError, match=f"pid {os.getpid()}"):
+        Ledger(link, SERVER)
+    ledger.close()
+    with Ledger(link, SERVER) as again:
+        post(again, 2)
+        assert ledger.head_file.read_text() == again.checkpoint
+    assert link.is_symlink()
+    assert head.is_symlink()
+    assert repair(link).exit_code == 0
+    assert link.is_symlink()
+    with Ledger(ledger.path, SERVER) as last:
+        assert last.checkpoint == again.checkpoint
 
 
 def test_the_lock_of_a_killed_writer_is_free(ledger: Ledger) -> None:
