@@ -132,7 +132,7 @@ def check_receipts(report: Report, ledger: Path, receipts: Mapping[str, str]) ->
     """Add step V13 to ``report``: every receipt that you hold is good, and its ballot in the log.
 
     Without receipts, or behind a bad V1, it says "not checked", which does not change the exit
-    code.
+    code; a receipt that was brought and cannot be checked makes it 2.
 
     Parameters
     ----------
@@ -147,7 +147,8 @@ def check_receipts(report: Report, ledger: Path, receipts: Mapping[str, str]) ->
             KeptReceipt.from_json(text).check_in(ledger)
         except RtcFlowerError as error:
             if isinstance(error, LedgerError) and type(error) is not LedgerFormatError:
-                step.detail = f"{name}: {error}"  # of a newer version, locked: cannot say
+                # Of a newer version, locked: cannot say.
+                report.unsupported = step.detail = f"{name}: {error}"
             else:
                 report.bad("V13", f"{name}: {error}")
     if receipts and not step.detail:

@@ -40,7 +40,7 @@ _TITLES = {
     "V12": "every cosignature is by an enrolled node, on a checkpoint of this log",
 }
 
-_BY_HAND = ("V11", "V13")  # need what only you can bring: no verdict without it
+_BY_HAND = ("V11", "V13")  # need what only you can bring: no verdict, and no fault, without it
 
 
 class Verdict(Enum):
@@ -104,7 +104,7 @@ class Report:
         if any(step.verdict is Verdict.BAD for step in self.steps.values()):
             return 1
         needed = (step.verdict for n, step in self.steps.items() if n not in _BY_HAND)
-        return 2 if Verdict.NOT_CHECKED in needed else 0
+        return 2 if self.unsupported or Verdict.NOT_CHECKED in needed else 0
 
     @property
     def summary(self) -> str:

@@ -35,7 +35,8 @@ def unread_receipts() -> Iterable[Vector]:
     d.vote("ann", [0, 1])
     good = d.receipt(d.replay.size - 1)
     v = d.vector("receipt-form", "a receipt of a newer form, whatever it holds: not checked")
-    yield replace(v, receipt=good.replace("receipt 1", "receipt 22").replace('"ballot"', '"vote"'))
+    newer = good.replace("receipt 1", "receipt 22").replace('"ballot"', '"vote"')
+    yield replace(v, exit=2, receipt=newer)
 
 
 def good_receipts() -> Iterable[Vector]:
@@ -50,7 +51,7 @@ def good_receipts() -> Iterable[Vector]:
     genesis = bytes.fromhex(d.tables["entry"][0][1])
     newer = d.receipt(at, since=[2], genesis=(genesis[:25] + b"\x00\x02" + genesis[27:]).hex())
     about = "a receipt that names a GENESIS of a newer version: not checked"
-    yield Vector("receipt-newer", about, base="receipt", receipt=newer)
+    yield Vector("receipt-newer", about, 2, base="receipt", receipt=newer)
 
 
 def good_without_blocks() -> Iterable[Vector]:

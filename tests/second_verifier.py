@@ -799,6 +799,7 @@ class Verdicts:
         self.details: dict[str, str] = {}
         self.rule: str | None = None
         self.notes: list[str] = []
+        self.unread = False  # something that was brought could not be judged
 
     def bad(self, step: str, detail: str) -> None:
         if self.steps[step] != "bad":
@@ -814,7 +815,7 @@ class Verdicts:
         if "bad" in self.steps.values():
             return 1
         rest = [verdict for step, verdict in self.steps.items() if step not in BY_HAND]
-        return 2 if "not checked" in rest else 0
+        return 2 if self.unread or "not checked" in rest else 0
 
 
 def schema_of(db: sqlite3.Connection) -> str:
@@ -1071,6 +1072,7 @@ class Verification:
             return True
         except UnsupportedError as error:
             self.found.notes.append(f"unsupported: {error}")
+            self.found.unread = True
             return False
         index = min(receipt["index"], 2**63 - 1)
         for place, wanted in ((0, receipt["genesis"]), (index, leaf)):

@@ -165,7 +165,7 @@ def test_v13_a_newer_or_broken_receipt_leaves_the_other_steps_alone(
     spaced = good.replace(receipt.ballot.hex(), receipt.ballot.hex(" "))
     twice = good.replace('"index"', '"index": 0, "index"')
     for texts, verdict, code in (
-        ({"a": good, "b": newer}, Verdict.NOT_CHECKED, 0),
+        ({"a": good, "b": newer}, Verdict.NOT_CHECKED, 2),
         ({"a": newer, "b": good[:-9]}, Verdict.BAD, 1),
         ({"a": spaced}, Verdict.BAD, 1),
         ({"a": twice}, Verdict.BAD, 1),
