@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from rtc_flower.errors import FormatError
+from rtc_flower.errors import FormatError, SignatureError
 
 _MAX_BYTES = 64 * 2**20  # a receipt holds a ballot; nothing else here is larger
+
+
+@contextmanager
+def judged_by(rule: str) -> Iterator[None]:
+    """Let what is refused in this block begin with the step or section of the specification."""
+    try:
+        yield
+    except (FormatError, SignatureError) as error:
+        raise type(error)(f"{rule}: {error}") from error
 
 
 def read_text(path: Path) -> str:

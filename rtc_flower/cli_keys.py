@@ -86,10 +86,11 @@ def sign(
 ) -> None:
     """Sign the next roster; needs the admin key and no ledger."""
     from rtc_flower.admin import RosterRequest, load_key
-    from rtc_flower.carried import read_text
+    from rtc_flower.carried import judged_by, read_text
     from rtc_flower.files import write_atomically
 
-    asked = RosterRequest.from_json(read_text(file))
+    with judged_by("V6"):
+        asked = RosterRequest.from_json(read_text(file))
     signed = asked.sign(
         load_key(key), enrol=_pairs(enrol), revoke=revoke or [], rotate=_pairs(rotate)
     )
@@ -105,10 +106,11 @@ def apply(
 ) -> None:
     """Append a roster that the admin signed; it takes effect with the next task."""
     from rtc_flower.admin import SignedRoster, apply_roster, open_state
-    from rtc_flower.carried import read_text
+    from rtc_flower.carried import judged_by, read_text
 
-    signed = SignedRoster.from_json(read_text(file))
-    with open_state(state_dir.resolve(), head_file=head_file) as ledger:
+    with judged_by("V6"):
+        signed = SignedRoster.from_json(read_text(file))
+    with open_state(state_dir.resolve(), head_file=head_file) as ledger, judged_by("V6"):
         apply_roster(ledger, signed)
     _print_roster(signed.roster)
 

@@ -31,14 +31,15 @@ def receipt(
     as_json: Json = False,
 ) -> None:
     """Check a receipt: a signed ballot, its place in the log, and the signed checkpoint."""
-    from rtc_flower.carried import read_text
+    from rtc_flower.carried import judged_by, read_text
     from rtc_flower.checkpoint import Checkpoint
     from rtc_flower.receipts import KeptReceipt
 
-    kept = KeptReceipt.from_json(read_text(file))
-    header = kept.check().header
-    if ledger is not None:
-        kept.check_in(ledger)
+    with judged_by("V13"):
+        kept = KeptReceipt.from_json(read_text(file))
+        header = kept.check().header
+        if ledger is not None:
+            kept.check_in(ledger)
     _print(
         {
             "receipt": "ok",
@@ -104,12 +105,13 @@ def compare(
 
 
 def _check_proof(path: Path, key: bytes, as_json: bool) -> int:
-    from rtc_flower.carried import read_text
+    from rtc_flower.carried import judged_by, read_text
     from rtc_flower.checkpoint import Checkpoint
     from rtc_flower.compare import TwoHistories
 
-    proof = TwoHistories.from_json(read_text(path), server_key=key)
-    signed = proof.check()
+    with judged_by("section 1.4"):
+        proof = TwoHistories.from_json(read_text(path), server_key=key)
+        signed = proof.check()
     first = Checkpoint.parse(proof.first.note)
     said = {
         "proof": "holds" if signed else "cannot say",
@@ -127,11 +129,13 @@ def _signatures(signed: bool) -> str:
 
 
 def _compare(first: Path, second: Path, known: Any, output: Path | None, as_json: bool) -> int:
+    from rtc_flower.carried import judged_by
     from rtc_flower.checkpoint import Checkpoint
     from rtc_flower.compare import compare as run
     from rtc_flower.files import write_atomically
 
-    found = run(first, second, identity=known)
+    with judged_by("section 1.2"):
+        found = run(first, second, identity=known)
     said = {
         "compare": found.verdict,
         "detail": found.detail,

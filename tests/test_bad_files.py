@@ -28,9 +28,9 @@ from rtc_flower.wire import join_leaves, split_leaves
 DAMAGES = ("truncated", "empty", "another ledger", "newer version", "foreign key", "trailing bytes")
 FILES = ("ledger", "receipt", "checkpoint", "roster", "evidence", "replica")
 
-# Exit code, and what the output names: the step of verification or the reason. A replica is no
-# file of the command's: there it is the node's answer in its next full audit, which accuses no
-# server of what its own disk did, and is sent what it lacks.
+# Exit code, and what the output names: the step of verification, or the section of docs/spec.md.
+# A replica is no file of the command's: there it is the node's answer in its next full audit,
+# which accuses no server of what its own disk did, and is sent what it lacks.
 EXPECTED = {
     "ledger": {
         "truncated": (1, "V1 bad"),
@@ -44,7 +44,7 @@ EXPECTED = {
         "truncated": (1, "V13 bad"),
         "empty": (1, "V13 bad"),
         "another ledger": (1, "V13 bad"),
-        "newer version": (0, "a receipt of version 2"),
+        "newer version": (2, "a receipt of version 2"),
         "foreign key": (1, "V13 bad"),
         "trailing bytes": (1, "V13 bad"),
     },
@@ -57,20 +57,20 @@ EXPECTED = {
         "trailing bytes": (1, "V11 bad: expected a checkpoint and signatures"),
     },
     "roster": {
-        "truncated": (1, "expected a signed roster in JSON"),
-        "empty": (1, "got an empty one"),
-        "another ledger": (1, "expected a roster for ledger"),
+        "truncated": (1, "V6: expected a signed roster in JSON"),
+        "empty": (1, "error: V6: "),
+        "another ledger": (1, "V6: expected a roster for ledger"),
         "newer version": (2, "a signed roster of version 2"),
-        "foreign key": (1, f"expected a signature by {ADMIN.public.hex()[:16]}"),
-        "trailing bytes": (1, "expected a signed roster in JSON"),
+        "foreign key": (1, f"V6: expected a signature by {ADMIN.public.hex()[:16]}"),
+        "trailing bytes": (1, "V6: expected a signed roster in JSON"),
     },
     "evidence": {
-        "truncated": (1, "expected a proof of two histories in JSON"),
-        "empty": (1, "got an empty one"),
-        "another ledger": (1, "expected GENESIS of ledger"),
+        "truncated": (1, "section 1.4: expected a proof of two histories in JSON"),
+        "empty": (1, "error: section 1.4: "),
+        "another ledger": (1, "section 1.4: expected GENESIS of ledger"),
         "newer version": (2, "a proof of two histories of version 2"),
-        "foreign key": (1, "expected a checkpoint signed by this ledger's server"),
-        "trailing bytes": (1, "expected a proof of two histories in JSON"),
+        "foreign key": (1, "section 1.4: expected a checkpoint signed by this ledger's server"),
+        "trailing bytes": (1, "section 1.4: expected a proof of two histories in JSON"),
     },
     "replica": {
         "truncated": (0, "behind"),
