@@ -346,7 +346,10 @@ class Weak:
 def bad_roster() -> Iterable[Vector]:
     follows = "roster.Roster.check_follows#"
     p = load()
-    member = p.roster.Member
+
+    def member(key: bytes, name: str) -> Any:
+        return p.roster.Member(key, p.roster.MemberState.ACTIVE, name)
+
     revoked = p.roster.MemberState.REVOKED
     weak = {
         "key-not-canonical": ("1", (2**255 - 19 + 3).to_bytes(32, "little")),
@@ -418,7 +421,7 @@ def bad_task() -> Iterable[Vector]:
         d = started(post=False)
         d.raw(d.p.entries.encode_leaf(d.task(AB, **fields), NOW))
         yield d.vector(f"R4-{name}", f"a TASK with {name}", "V4", "R4")
-    d = started(f"{p}samples times classes", post=False)
+    d = started("tasks.check_parameters#1", post=False)
     d.post(AB, invite=0, k=1000, n=268_436)
     yield d.vector("R4-large", "more than 2^28 samples times classes", "V4", "R4")
     d = started(f"{task}1", post=False, voters=ABC)
