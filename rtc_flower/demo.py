@@ -30,6 +30,7 @@ __all__ = ["DemoOptions", "DemoResult", "NodeResult", "find_app", "run_demo"]
 
 _DEFAULT_NODES = {"digits": 6, "mnist": 10}
 _CLOSE_CALLS = 3
+_STARTING = 300.0  # seconds that nodes have to connect, whatever they have to vote
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,7 +277,7 @@ def _run(
         "state-dir": str(state / "server"),
         "min-nodes": count,
         "deadline": options.deadline,
-        "wait-seconds": options.deadline,
+        "wait-seconds": max(options.deadline, _STARTING),
         "audit": "full",
         "events": str(events),
     }
