@@ -30,6 +30,7 @@ import numpy as np
 
 from rtc_flower.ballot import encode_meta, sign
 from rtc_flower.entries import Task
+from rtc_flower.files import write_atomically
 from rtc_flower.keys import SigningKey
 from rtc_flower.ledger import Ledger, Posting
 from rtc_flower.samples import Samples, samples_hash
@@ -264,7 +265,7 @@ def measure(options: argparse.Namespace) -> Figures:
         }
         if not options.small:
             figures |= large(folder, append)
-    return {"runs": options.runs, **figures}
+    return figures
 
 
 def table(figures: Figures) -> str:
@@ -290,14 +291,25 @@ def main() -> None:
     if options.run:
         print(json.dumps(RUNS[options.run](options.folder)))
         return
-    busy = os.getloadavg()
-    figures = measure(options)
+    begin, busy = time.perf_counter(), os.getloadavg()
+    try:
+        figures = measure(options)
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; nothing was written") from None
     from common import machine  # only now: a child's peak memory is at least its parent's
 
-    figures |= {"load_average": [busy, os.getloadavg()], "machine": machine()}
+    figures |= {
+        "benchmark": "ledger",
+        "command": "python benchmarks/ledger.py" + " --small" * options.small,
+        "settings": {"runs": options.runs, "nodes": NODES, "samples": N},
+        "seeds": [],
+        "seconds": round(time.perf_counter() - begin, 1),
+        "load_average": {"before": list(busy), "after": list(os.getloadavg())},
+        "machine": machine(),
+    }
     print(table(figures))
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+        write_atomically(options.json, json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

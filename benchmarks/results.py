@@ -31,9 +31,12 @@ Figures = dict[str, Any]
 Lines = list[str]
 
 ROOT = Path(__file__).resolve().parents[1]
-ORDER = ("speedup", "accuracy", "robustness", "stopping", "waves", "fedavg", "overhead", "audit")
+ORDER = (
+    *("speedup", "accuracy", "robustness", "stopping", "waves", "fedavg", "overhead", "audit"),
+    "ledger",
+)
 SEEDS = (0, 1, 2)
-ONE_SEED = ("overhead", "audit")  # they time; what is voted does not matter
+ONE_SEED = ("overhead", "audit", "ledger")  # they time; what is voted does not matter
 WHOLE = "make"  # how long everything took, from an empty cache
 MISSING = "not measured"
 
@@ -690,6 +693,41 @@ def audit(f: Figures) -> Lines:
     ]
 
 
+def ledger(f: Figures) -> Lines:
+    """Speed and size of the ledger."""
+    chosen = f["settings"]
+    rows = [
+        ["votes a second, every check, durable", number(f["append_votes_per_second"], "", 0)],
+        ["raw SQLite, the same rows and commits", number(f["raw_votes_per_second"], "", 0)],
+        ["ratio (of processor seconds)", _pair(f["append_ratio"], f["append_ratio_cpu"])],
+        ["log only, votes a second", number(f["log_only_votes_per_second"], "", 0)],
+        [
+            f"{f.get('pymerkle', 'pymerkle')}, entries a second",
+            number(f.get("pymerkle_entries_per_second"), "", 0),
+        ],
+        ["`rtc-flower verify`, cold, s", number(f["verify_seconds"])],
+        ["its memory, MiB", number(f["verify_rss_mib"], "", 0)],
+        ["bytes of entries sent to a replica, a vote", number(f["replica_bytes_per_vote"])],
+        ["bytes of the file, a vote", number(f["file_bytes_per_vote"], "", 1)],
+        [
+            "time for ten times the data (of processor seconds)",
+            _pair(f.get("time_ratio_10x"), f.get("time_ratio_10x_cpu")),
+        ],
+        ["memory of `verify` then, MiB", number(f.get("verify_rss_mib_10x"), "", 0)],
+    ]
+    return [
+        *table([f"{chosen['nodes']} x {chosen['samples']:,} votes", ""], rows),
+        f"Medians of {chosen['runs']} runs in turns, wall seconds. An append is one commit and one "
+        "signed checkpoint a ballot, with every block row; raw SQLite writes the identical rows "
+        "with the same settings and checks nothing.",
+        "",
+    ]
+
+
+def _pair(value: float | None, of_cpu: float | None) -> str:
+    return MISSING if value is None else f"{number(value)} ({number(of_cpu)})"
+
+
 SECTIONS: dict[str, tuple[str, Callable[[Figures], Lines]]] = {
     "speedup": ("Ten nodes against one machine (Table 3, Fig. 6)", speedup),
     "accuracy": ("Accuracy over the number of nodes (Fig. 7)", accuracy),
@@ -699,6 +737,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Figures], Lines]]] = {
     "fedavg": ("Against FedAvg", fedavg),
     "overhead": ("Overhead and scale", overhead),
     "audit": ("What an audit costs", audit),
+    "ledger": ("The ledger beside raw SQLite", ledger),
 }
 
 
@@ -741,6 +780,7 @@ def asked(found: dict[str, Figures]) -> Lines:
     _asked_of_stopping(found.get("stopping"), row)
     _asked_of_bytes(speed, found.get("fedavg"), row)
     _asked_of_overhead(found.get("overhead"), row)
+    _asked_of_ledger(found.get("ledger"), row)
     took = found[WHOLE]["seconds"] / 60 if WHOLE in found else None
     row(
         "`make results` from an empty cache, minutes",
@@ -794,6 +834,19 @@ def _asked_of_overhead(f: Figures | None, row: Callable[..., None]) -> None:
     row("memory at 400 nodes, MiB", "below 1,024", most, (most or 0) < 1_024, number(most, "", 0))
     took = None if f is None else f["replay"]["seconds"]
     row("replay of 40 x 10,000, s", "below 10", took, (took or 0) < 10, number(took, "", 1))
+
+
+def _asked_of_ledger(f: Figures | None, row: Callable[..., None]) -> None:
+    for what, key, least, bar in (
+        ("ledger's append over raw SQLite", "append_ratio", True, 0.6),
+        ("verify of 400,000 votes, s", "verify_seconds", False, 1.5),
+        ("replica bytes a vote", "replica_bytes_per_vote", False, 1.3),
+        ("time for ten times the votes, times", "time_ratio_10x", False, 11.0),
+    ):
+        value = None if f is None else f.get(key)
+        told = f"at {'least' if least else 'most'} {bar:g}"
+        met = value is not None and (value >= bar if least else value <= bar)
+        row(what, told, value, met, number(value))
 
 
 def fair(found: dict[str, Figures]) -> str:
@@ -977,7 +1030,7 @@ class Runs:
                     end.result()
             finally:
                 lanes.shutdown(cancel_futures=True)
-        for name in ("speedup", "fedavg", "overhead", "audit"):
+        for name in ("speedup", "fedavg", "overhead", "audit", "ledger"):
             self._run(name, [], json=True)
 
     def _votes(self, cores: list[int]) -> None:
@@ -990,9 +1043,10 @@ class Runs:
         command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *options]
         command += ["--json", str(self._figures / f"{name}.json")] if json else []
         command += ["--cores", *map(str, cores)] if cores else []
-        command += ["--cache-dir", str(self._arguments.cache_dir)]
-        if self._arguments.data_dir:
-            command += ["--data-dir", str(self._arguments.data_dir)]
+        if name != "ledger":  # it keeps nothing and needs no data
+            command += ["--cache-dir", str(self._arguments.cache_dir)]
+            if self._arguments.data_dir:
+                command += ["--data-dir", str(self._arguments.data_dir)]
         say(f"{name}: {' '.join(command[1:])}")
         subprocess.run(command, check=True)
 

@@ -89,7 +89,8 @@ def test_page_without_figures_says_what_is_missing(tmp_path: Path) -> None:
     done = call("results", "--docs", str(docs))
     assert done.returncode == 0, done.stderr[-2000:]
     page = (docs / "results.md").read_text()
-    assert "**Missing: speedup, accuracy, robustness, stopping, waves, overhead, audit.**" in page
+    absent = "speedup, accuracy, robustness, stopping, waves, overhead, audit, ledger"
+    assert f"**Missing: {absent}.**" in page
     assert "never as good within 20 rounds" in page
     assert "on accuracy" not in page
     assert "| yes |" not in page
