@@ -22,6 +22,7 @@ from rtc_flower.clients.witness import Witness
 from rtc_flower.encoding import unpack_bits
 from rtc_flower.entries import AbsenceReason, Task
 from rtc_flower.errors import ContractError, DataError, FormatError, RtcFlowerError
+from rtc_flower.files import sync_directory
 from rtc_flower.keys import load_or_create_key
 from rtc_flower.merkle import leaf_hash, verify_inclusion
 from rtc_flower.samples import Samples
@@ -188,6 +189,7 @@ def _write_once(path: Path, content: bytes) -> bytes:
             os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):
             os.link(temporary, path)
+        sync_directory(path.parent)  # a power cut must not make the node sign another ballot
     finally:  # a full disk leaves no scrap behind
         temporary.unlink(missing_ok=True)
     return path.read_bytes()

@@ -17,16 +17,17 @@ from rtc_flower.ballot import Ballot
 from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.consensus import Replay, rule_of
 from rtc_flower.encoding import decompress
-from rtc_flower.entries import Genesis, decode_leaf
+from rtc_flower.entries import Genesis, ServerKey, decode_leaf
 from rtc_flower.errors import (
     BallotError,
+    DataError,
     FormatError,
     ReplayError,
     RtcFlowerError,
     SignatureError,
     UnsupportedError,
 )
-from rtc_flower.files import write_atomically
+from rtc_flower.files import sync_directory
 from rtc_flower.keys import SigningKey
 from rtc_flower.merkle import Tree, leaf_hash, verify_consistency
 from rtc_flower.receipts import KeptReceipt
@@ -81,6 +82,8 @@ class Witness:
             )
         self._genesis, self._rotations = genesis, rotations
         self._key = server_key_of(entry, rotations, ledger_id=self.ledger_id)
+        later = (read_leaf(leaf, ServerKey)[0].key for leaf in split_leaves(rotations))
+        self._keys = [entry.server_key, *later]
         self._directory = state_dir / "ledgers" / self.ledger_id.hex()
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -90,9 +93,27 @@ class Witness:
 
     @property
     def held(self) -> str:
-        """The checkpoint that was verified last; "" for none."""
+        """The checkpoint that was verified last; "" for none.
+
+        Raises
+        ------
+        DataError
+            If this node's disk damaged it, for which the server is not to blame.
+        """
         path = self._directory / "checkpoint"
-        return path.read_text() if path.exists() else ""
+        if not path.exists():
+            return ""
+        note = path.read_text(errors="replace")
+        try:
+            checkpoint = Checkpoint.parse(note)
+            for key in self._keys:
+                checkpoint.is_signed(note, key)
+        except (FormatError, SignatureError) as error:
+            raise DataError(
+                f"{path}: the checkpoint that this node holds was damaged ({error}); bring a copy "
+                "back. Without it the node forgets what it has seen of this ledger"
+            ) from error
+        return note
 
     def read_checkpoint(self, note: str) -> Checkpoint:
         """Read ``note``; `FormatError` or `SignatureError` if it is not of this ledger's server."""
@@ -110,15 +131,15 @@ class Witness:
             If it does not; what was seen stays.
         """
         checkpoint = self.read_checkpoint(note)
-        if self.held:
-            held = Checkpoint.parse(self.held)
+        if note_held := self.held:
+            held = Checkpoint.parse(note_held)
             if seen_size != held.size:
                 raise FormatError(
                     f"expected a proof from size {held.size}, which this node has seen, "
                     f"got one from {seen_size}"
                 )
             self._check_continues(held, checkpoint, split_hashes(consistency))
-        write_atomically(self._directory / "checkpoint", note)
+        _keep(self._directory / "checkpoint", note)
         return checkpoint
 
     def _check_continues(self, held: Checkpoint, now: Checkpoint, proof: list[bytes]) -> None:
@@ -175,6 +196,8 @@ class Witness:
             return self.follow(
                 request.checkpoint, seen_size=request.seen_size, consistency=request.consistency
             )
+        except DataError:
+            raise
         except RtcFlowerError as error:
             raise _AuditError("V11", str(error)) from error
 
@@ -197,12 +220,15 @@ class Witness:
                 kept.check()
             except RtcFlowerError as error:
                 raise _AuditError("receipt", str(error)) from error
-            write_atomically(path.with_suffix(".receipt"), kept.to_json())
+            _keep(path.with_suffix(".receipt"), kept.to_json())
+
+    @property
+    def _receipt_paths(self) -> list[Path]:
+        return sorted(self._directory.glob("*.receipt"))
 
     def receipts(self) -> list[KeptReceipt]:
-        """Every receipt that was kept."""
-        paths = sorted(self._directory.glob("*.receipt"))
-        return [KeptReceipt.from_json(path.read_text()) for path in paths]
+        """Every receipt that was kept; `DataError` if this node's disk damaged one."""
+        return [_read_receipt(path) for path in self._receipt_paths]
 
     def _check_log(self, leaves: list[bytes], checkpoint: Checkpoint) -> None:
         """Repeat every decision of the log, and compare with the checkpoint and the receipts."""
@@ -213,8 +239,10 @@ class Witness:
             raise _AuditError("V7", f"the log of {replay.size} entries is not the checkpoint's")
         if replay.due is not None:
             raise _AuditError("V8", f"expected {replay.due} at the end, found nothing")
-        for receipt in self.receipts():
-            if replay.leaves[receipt.index : receipt.index + 1] != [leaf_hash(receipt.leaf)]:
+        for path in self._receipt_paths:
+            receipt = _read_receipt(path)
+            if not _is_in(replay, receipt):
+                _read_receipt(path, check=True)  # or is it this node's own disk?
                 raise _AuditError(
                     "receipt",
                     f"entry {receipt.index} is not the ballot this node has a receipt for",
@@ -254,7 +282,7 @@ class Witness:
                 file.write(join_leaves(leaves[len(leaves) - fresh :]))
                 file.flush()
                 os.fsync(file.fileno())
-        write_atomically(self._kept_path, f"{checkpoint.size} {checkpoint.root.hex()}\n")
+        _keep(self._kept_path, f"{checkpoint.size} {checkpoint.root.hex()}\n")
 
     @property
     def _kept_path(self) -> Path:
@@ -289,6 +317,42 @@ def _check_entry(replay: Replay, leaf: bytes, index: int) -> None:
         raise _AuditError(rule_of(error), f"entry {index}: {error}") from error
     except UnsupportedError as error:
         raise _AuditError("unsupported", f"entry {index}: {error}") from error
+
+
+def _keep(path: Path, text: str) -> None:
+    """Replace ``path``, so that a power cut leaves the old text or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_directory(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _is_in(replay: Replay, receipt: KeptReceipt) -> bool:
+    try:
+        leaf = leaf_hash(receipt.leaf)
+    except FormatError:
+        return False
+    return replay.leaves[receipt.index : receipt.index + 1] == [leaf]
+
+
+def _read_receipt(path: Path, *, check: bool = False) -> KeptReceipt:
+    try:
+        receipt = KeptReceipt.from_json(path.read_text(errors="replace"))
+        if check:
+            receipt.check()
+    except RtcFlowerError as error:
+        raise DataError(
+            f"{path}: the receipt that this node kept was damaged ({error}); delete it, and the "
+            "next audit brings it again"
+        ) from error
+    return receipt
 
 
 def _without_tail(data: bytes) -> bytes:

@@ -13,7 +13,7 @@ from ledgers import NEXT, SERVER, cast, consistency_proof, forge, log_of, open_l
 from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.clients.witness import Witness
 from rtc_flower.entries import decode_leaf
-from rtc_flower.errors import FormatError, SignatureError
+from rtc_flower.errors import DataError, FormatError, SignatureError
 from rtc_flower.ledger import Ledger
 from rtc_flower.wire import (
     AuditReply,
@@ -153,6 +153,45 @@ def test_a_damaged_replica_accuses_nobody_and_is_sent_again(node: Node) -> None:
         assert replica.with_suffix(".damaged").read_bytes() == damaged
         assert node.audit().verdict == "ok"
         assert replica.read_bytes() == whole
+
+
+def test_a_damaged_memory_of_the_node_accuses_nobody(node: Node) -> None:
+    """A checkpoint or receipt that is not whole is named, and no verdict on the server."""
+    node.audit()
+    directory = node.replica.parent
+    (receipt,) = directory.glob("*.receipt")
+    request = node.request()
+    silent = replace(request, receipts=b"")  # else the receipt is written anew
+    for path in (directory / "checkpoint", receipt):
+        whole = path.read_bytes()
+        for damaged in (b"", whole[:-9], whole[: len(whole) // 3], b"\xff" * len(whole)):
+            path.write_bytes(damaged)
+            with pytest.raises(DataError, match="was damaged"):
+                node.audit(silent)
+        path.write_bytes(whole)
+    assert node.audit(node.request()).verdict == "ok"
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "receipt"])
+def test_a_flipped_bit_in_what_the_node_keeps_accuses_nobody(node: Node, name: str) -> None:
+    node.audit()
+    directory = node.replica.parent
+    (path,) = directory.glob(f"*{name}")
+    silent, whole = replace(node.request(), receipts=b""), path.read_bytes()
+    named = whole.index(b"\n\n") if name == "checkpoint" else 0
+    places = range(named)  # what its signature covers
+    if name == "receipt":
+        places = range(0, len(whole), 7)
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        try:
+            verdict = node.audit(silent).verdict
+        except DataError:
+            verdict = "ok"
+        assert verdict == "ok", place
+        path.write_bytes(whole)
 
 
 def test_a_replica_that_is_whole_is_no_excuse_for_the_server(node: Node) -> None:
