@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import base64
 import json
-import sys
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 from failing_vectors import failing, unknown_rotated
 from vector_drafts import AB, ABC, ABCD, NOW, VECTORS, ZEROS, Draft, Vector, seed, started
@@ -285,21 +285,21 @@ def unsupported() -> Iterable[Vector]:
     )
 
 
-def main() -> int:
+def write(folder: Path) -> int:
+    """Write every vector and their manifest to ``folder``; returns how many."""
     vectors = [*good(), *unsupported(), *failing()]
     names = [vector.name for vector in vectors]
     if len(set(names)) < len(names):
         raise ValueError(f"names twice: {sorted({n for n in names if names.count(n) > 1})}")
-    for old in VECTORS.glob("*.json"):
+    for old in folder.glob("*.json"):
         old.unlink()
     for vector in vectors:
         text = json.dumps(vector.content(), separators=(",", ":"), ensure_ascii=False)
-        (VECTORS / f"{vector.name}.json").write_text(text.replace("],[", "],\n[") + "\n")
+        (folder / f"{vector.name}.json").write_text(text.replace("],[", "],\n[") + "\n")
     lines = ",\n".join(json.dumps(v.line(), ensure_ascii=False) for v in vectors)
-    (VECTORS / "manifest.json").write_text(f"[\n{lines}\n]\n")
-    print(f"{len(vectors)} vectors in {VECTORS}")
-    return 0
+    (folder / "manifest.json").write_text(f"[\n{lines}\n]\n")
+    return len(vectors)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    print(f"{write(VECTORS)} vectors in {VECTORS}")

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import make_vectors
 import pytest
 import second_verifier
 import vector_drafts
@@ -164,6 +165,15 @@ def test_both_say_that_a_locked_ledger_is_not_checked(
 def test_specification_shows_the_schema_that_the_vectors_use() -> None:
     shown = SPECIFICATION.read_text().partition("```sql\n")[2].partition("```")[0]
     assert shown == (vector_drafts.VECTORS / "schema.sql").read_text()
+
+
+@pytest.mark.slow
+def test_the_vectors_are_those_that_their_script_writes(tmp_path: Path) -> None:
+    make_vectors.write(tmp_path)
+    written = {path.name: path.read_bytes() for path in tmp_path.glob("*.json")}
+    kept = {path.name: path.read_bytes() for path in vector_drafts.VECTORS.glob("*.json")}
+    assert written == kept
+    assert len(kept) == len(MANIFEST) + 1
 
 
 # -- mutated ledgers --------------------------------------------------------------------------
