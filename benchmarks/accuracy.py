@@ -62,7 +62,7 @@ _MLP = ("mlp", {"epochs": 20})
 _SVM = ("svm", {"copies": 2})
 MIXES: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
     "plain": (("plain", {"epochs": 8, "augment": False}),),
-    "augmented": (("plain", {"epochs": 14, "augment": True}),),
+    "augmented": (("plain", {"epochs": 8, "augment": True}),),
     "strong": (_CNN, _RESNET, _LENET, _MLP, _SVM, _CNN, _RESNET, _LENET, _MLP, _CNN),
 }
 

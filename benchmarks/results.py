@@ -61,6 +61,7 @@ class Runs:
                 partial(self._run, "fedavg", options=["--no-flower", "--seeds", str(seed)])
                 for seed in SEEDS
             ),
+            partial(self._run, "audit", json=True),
         ]
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
         free: SimpleQueue[int] = SimpleQueue()
@@ -81,7 +82,7 @@ class Runs:
                     end.result()
             finally:
                 lanes.shutdown(cancel_futures=True)
-        for name in ("speedup", "fedavg", "overhead", "audit", "ledger"):
+        for name in ("speedup", "fedavg", "overhead", "ledger"):
             self._run(name, [], json=True)
 
     def _votes(self, cores: list[int]) -> None:

@@ -150,7 +150,7 @@ def accuracy(f: Figures) -> Lines:
     lines += [
         "Per cent; mean over at least 60 random orders and the seeds; the plot's bars are the "
         "standard deviation over orders. `plain`: equal CNNs, 8 epochs; `augmented`: the same with "
-        "augmentation and 14 epochs (the two were not separated); `strong`: CNN, ResNet, LeNet, "
+        "augmentation; `strong`: CNN, ResNet, LeNet, "
         "MLP and SVM with augmentation, the demo's mix, which was chosen on training images.",
         "",
         *table(["theory for", "with", *(f"n = {n}" for n in sizes)], theory),

@@ -39,8 +39,9 @@ from rtc_flower.errors import DataError
 from rtc_flower.verify import verify
 
 NODES = 10
-FEWER, MORE = (0.5, 0.25), (2.0, 4.0, 8.0)
-"""Epochs of the central runs that look for equal accuracy, after one epoch."""
+LENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""Epochs of the central runs that look for equal accuracy."""
+FIRST = {"plain": 1.0, "strong": 4.0}  # which of them is tried first
 _SAMPLE_EVERY = 0.2  # seconds between two looks at a process
 
 
@@ -232,10 +233,11 @@ class Bench:
             found, _ = self.run(name, seed, **fields, share=min(1.0, epochs))
             return {**found, "epochs": epochs} if found["accuracy"] >= wanted else None
 
-        best = reaching(1.0)
+        first = LENGTHS.index(FIRST[self.kind])
+        best = reaching(LENGTHS[first])
         if best is None:
-            return next(filter(None, map(reaching, MORE)), None)
-        for epochs in FEWER:
+            return next(filter(None, map(reaching, LENGTHS[first + 1 :])), None)
+        for epochs in reversed(LENGTHS[:first]):
             shorter = reaching(epochs)
             if shorter is None:
                 break
