@@ -102,17 +102,30 @@ def pin(cores: Sequence[int]) -> None:
         os.sched_setaffinity(0, cores)
 
 
+def _stolen() -> float:
+    """Core seconds that the host took from this virtual machine; 0 where none can be told."""
+    import psutil
+
+    return float(getattr(psutil.cpu_times(), "steal", 0.0))
+
+
 class Stopwatch:
-    """Wall seconds of a benchmark and the machine's load average before and after it."""
+    """Wall seconds of a benchmark, and how busy the machine was with other things."""
 
     def __init__(self) -> None:
-        self._begin, self._load = time.perf_counter(), os.getloadavg()
+        self._begin, self._load, self._stolen = time.perf_counter(), os.getloadavg(), _stolen()
 
     def report(self) -> dict[str, Any]:
-        """Machine, seconds and load averages over 1, 5 and 15 minutes."""
+        """Machine, seconds, load averages over 1, 5 and 15 minutes, and what its host took.
+
+        ``stolen_share`` is the share of all cores' seconds in which a virtual machine's host ran
+        others although this machine had work.
+        """
+        seconds = time.perf_counter() - self._begin
         return {
             "machine": machine(),
-            "seconds": round(time.perf_counter() - self._begin, 1),
+            "seconds": round(seconds, 1),
+            "stolen_share": (_stolen() - self._stolen) / (seconds * (os.cpu_count() or 1)),
             "load_average": {"before": list(self._load), "after": list(os.getloadavg())},
         }
 

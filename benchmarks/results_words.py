@@ -51,8 +51,14 @@ def made_by(figures: Figures) -> str:
         f"`{figures['command']}`{drawn}; "
         f"{m['cores']} cores of {m['processor']}, {m['memory_gib']} GiB, torch {m['torch']}, "
         f"flwr {m['flwr']}; load average {load['before'][0]:.1f} before, {load['after'][0]:.1f} "
-        "after."
+        f"after{taken(figures)}."
     )
+
+
+def taken(figures: Figures) -> str:
+    """What the host of a virtual machine took meanwhile, where that is known."""
+    share = figures.get("stolen_share")
+    return "" if share is None else f"; its host took {percent(share, 0)} of the cores' time"
 
 
 def verdict(value: float | None, met: bool) -> str:
