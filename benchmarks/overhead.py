@@ -201,10 +201,12 @@ def _of_processes(arguments: argparse.Namespace, cache: Cache) -> dict[str, Any]
             samples=samples,
         )
     for many in arguments.processes:
+        pairs_here = 3 if many < 10 else 1  # each node starts a process per message, on few cores
         result["many_processes"][str(many)] = kept(
             f"processes-{many}",
-            lambda many=many: processes(many, 3, 1_000, "off"),  # type: ignore[misc]
+            lambda many=many, n=pairs_here: processes(many, n, 1_000, "off"),  # type: ignore[misc]
             nodes=many,
+            pairs=pairs_here,
         )
     return result
 

@@ -13,21 +13,15 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from common import PlainCNN, say
+from common import say
 
-from rtc_flower.demo import find_app
 from rtc_flower.deployment import Deployment, Node
 from rtc_flower.processes import free_ports
 
-__all__ = ["CountingProxy", "deployed", "plain"]
+__all__ = ["CountingProxy", "averaged_for_real"]
 
 HERE = Path(__file__).resolve().parent
 HOST = "127.0.0.1"
-
-
-def plain(*, seed: int = 0, **options: Any) -> PlainCNN:
-    """Return the plain CNN as `speedup.py` trains it, for a node's ``model``."""
-    return PlainCNN(epochs=8, augment=False, seed=seed)
 
 
 class CountingProxy:
@@ -35,7 +29,7 @@ class CountingProxy:
 
     Attributes
     ----------
-    port : int
+    address : str
         Where it listens.
     up, down : int
         Bytes from and to those who connected.
@@ -44,7 +38,7 @@ class CountingProxy:
     def __init__(self, target: int) -> None:
         self._target = target
         self._server = socket.create_server((HOST, 0), backlog=128)
-        self.port: int = self._server.getsockname()[1]
+        self.address = f"{HOST}:{self._server.getsockname()[1]}"
         self.up = self.down = 0
         self._counting = threading.Lock()
 
@@ -82,15 +76,10 @@ class CountingProxy:
                 each.close()
 
 
-def deployed(
-    method: str, *, nodes: int, size: int, seed: int, rounds: int, data_dir: Path | None
+def averaged_for_real(
+    *, nodes: int, size: int, seed: int, rounds: int, data_dir: Path | None
 ) -> dict[str, Any]:
-    """Run one method with real processes that train, and count what nodes send and receive.
-
-    Parameters
-    ----------
-    method : {"vote", "fedavg"}
-        The vote is the MNIST example's, with full audit; FedAvg runs ``rounds``.
+    """Run FedAvg with real processes that train, and count what nodes send and receive.
 
     Returns
     -------
@@ -98,17 +87,10 @@ def deployed(
         ``up`` and ``down`` in bytes per node and ``seconds``, from the nodes' start to the end of
         the run.
     """
-    say(f"{method} with {nodes} SuperNodes, counting bytes")
+    say(f"FedAvg with {nodes} SuperNodes, counting bytes")
     shared = {} if data_dir is None else {"data-dir": str(data_dir.resolve())}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        run: dict[str, str | int | float | bool]
-        if method == "vote":
-            app = find_app()
-            run = {**shared, "dataset": "mnist", "num-partitions": 50_000 // size, "seed": seed}
-            run |= {"samples-per-node": size, "audit": "full", "state-dir": str(work / "server")}
-        else:
-            app, run = HERE / "apps" / "fedavg", {"rounds": rounds, "seed": seed}
         (port,) = free_ports(1)
         with CountingProxy(port) as proxy:
             configured = [
@@ -116,25 +98,21 @@ def deployed(
                     {
                         **shared,
                         "partition-id": i,
-                        "num-partitions": 50_000 // size,
                         "samples-per-node": size,
-                        "dataset": "mnist",
                         "seed": seed,
-                        "model": "wire:plain",
-                        "name": f"node-{i}",
                         "state-dir": str(work / "nodes" / str(i)),
                     },
                     python_path=[HERE],
-                    superlink=f"{HOST}:{proxy.port}",
+                    superlink=proxy.address,
                 )
                 for i in range(nodes)
             ]
             begin = time.perf_counter()
             with Deployment(
-                app,
+                HERE / "apps" / "fedavg",
                 configured,
                 work_dir=work / "flower",
-                run_config={**run, "min-nodes": nodes},
+                run_config={"rounds": rounds, "seed": seed, "min-nodes": nodes},
                 superlink_port=port,
                 startup_timeout=300.0,
             ) as running:

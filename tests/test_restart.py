@@ -53,7 +53,7 @@ def test_a_killed_server_finishes_its_task_from_the_file(tmp_path: Path) -> None
     assert ballots(leaves(vote.ledger)) == set().union(*signed)
     assert not set(vote.told("asked")[4:]) & set(acknowledged)
     assert verify(vote.ledger).summary == "ok"
-    assert_nothing_left(tmp_path, patience=5)
+    assert_nothing_left(tmp_path, patience=30)
 
 
 def test_a_ballot_that_the_dead_server_never_saw_is_returned_as_it_was_signed(
@@ -100,7 +100,7 @@ def test_a_second_server_on_the_same_ledger_fails_at_once(tmp_path: Path) -> Non
         running.finish()
     assert sorted(votes_of(vote.ledger, 1).names) == sorted(vote.names())
     assert verify(vote.ledger).summary == "ok"
-    assert_nothing_left(tmp_path, patience=5)
+    assert_nothing_left(tmp_path, patience=30)
 
 
 def test_a_supernode_killed_and_started_again_has_its_key_and_votes(tmp_path: Path) -> None:
@@ -116,4 +116,4 @@ def test_a_supernode_killed_and_started_again_has_its_key_and_votes(tmp_path: Pa
     assert sorted(votes_of(vote.ledger, 1).names) == sorted(vote.names())
     assert len(votes_of(vote.ledger, 1).names) == 2
     assert verify(vote.ledger).summary == "ok"
-    assert_nothing_left(tmp_path, patience=5)
+    assert_nothing_left(tmp_path, patience=30)
