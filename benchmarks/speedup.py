@@ -3,10 +3,11 @@
 Every node is a process of its own, kept on one core and measured alone, since ten nodes have ten
 machines and this one has few cores. A plain node trains twice, and a third time where the two
 differ by more than 5 %; the median counts: the slowest of ten single runs would be the noise of the
-machine. Seconds are processor seconds of processes that use one core (on an idle core they are the
-wall seconds, which are in the JSON as well); two cores are measured by wall time. The nodes' votes
-then go through strategy and ledger, and once through Flower's own processes, which gives the
-latency that polling and process starts add, and counts what is on the wire.
+machine. The central run comes after half of the nodes, since a machine's speed drifts. Seconds are
+processor seconds of processes that use one core (on an idle core they are the wall seconds, which
+are in the JSON as well); two cores are measured by wall time. The nodes' votes then go through
+strategy and ledger, and once through Flower's own processes, which gives the latency that polling
+and process starts add, and counts what is on the wire.
 """
 
 from __future__ import annotations
@@ -79,15 +80,14 @@ class Bench:
         arguments = self.arguments
         size = arguments.size
         repeats = arguments.repeats if self.kind == "plain" else 1
-        nodes = [
-            self.run(
-                f"node-{i}", seed, model=model, epochs=epochs, size=size, part=i, repeats=repeats
-            )
-            for i, model in enumerate(models)
-        ]
         big = size * len(models)
         alone = {"model": models[0], "size": big, "epochs": epochs}
-        central, _ = self.run("central", seed, **alone)
+        nodes = []
+        for i, model in enumerate(models):
+            if i == len(models) // 2:
+                central, _ = self.run("central", seed, **alone)
+            fields = {"model": model, "epochs": epochs, "size": size, "part": i}
+            nodes.append(self.run(f"node-{i}", seed, **fields, repeats=repeats))
         both = None
         alone_here = self.kind == "plain" and not arguments.one_core
         if len(self.cores) > 1 and alone_here and seed == arguments.seeds[0]:

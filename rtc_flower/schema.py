@@ -172,7 +172,8 @@ def _close_rows(
     if close.reason is entries.CloseReason.ABORTED:
         return
     found = tally.outcomes()
-    support, how = found.support.tolist(), [_word(How(code)) for code in found.how.tolist()]
+    words = {int(how): _word(how) for how in How}
+    support, how = found.support.tolist(), [words[code] for code in found.how.tolist()]
     classes = [
         c if votes else None for c, votes in zip(found.classes.tolist(), support, strict=True)
     ]
