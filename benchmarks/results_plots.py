@@ -141,9 +141,8 @@ def _both(rows: list[Any], axis: Any) -> None:
 
 
 def _speedup(figures: Figures, axes: list[Any]) -> None:
-    series = next(iter(figures["by_seed"].values()))["series"]
-    sent = next(iter(figures["by_seed"].values()))["network_bytes"]
-    times = figures["settings"].get("repeats", 1)
+    first = next(iter(figures["by_seed"].values()))
+    series, sent, times = first["series"], first["network_bytes"], first.get("series_trainings", 1)
     often = "" if times == 1 else f", {times} times in a row"
     panels = {
         "node": (BLUE, "-", f"a node (5,000 images{often})"),

@@ -189,6 +189,7 @@ def _figures(
         "ledger_bytes": ledger_bytes,
         "load_during": [node["load"] for node in nodes] + [central["load"]],
         "series": {"node": nodes[0]["series"], "central": central["series"]},
+        "series_trainings": len(nodes[0]["train_cpu_runs"]),
     }
 
 
