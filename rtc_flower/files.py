@@ -176,13 +176,14 @@ def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
 
 @contextlib.contextmanager
 def drafting(path: Path) -> Iterator[Path]:
-    """Name of a file that is to take the place of ``path``; gone at the end."""
+    """Name of a file that is to take the place of ``path``; gone at the end, with its journal."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.new")
     draft.unlink(missing_ok=True)
     try:
         yield draft
     finally:
-        draft.unlink(missing_ok=True)
+        for left in (draft, draft.with_name(f"{draft.name}-journal")):
+            left.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, text: str) -> None:

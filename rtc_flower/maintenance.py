@@ -17,6 +17,7 @@ from rtc_flower.errors import (
     FormatError,
     LedgerError,
     LedgerFormatError,
+    LedgerFullError,
     RtcFlowerError,
     UnsupportedError,
 )
@@ -148,6 +149,11 @@ def backup(path: Path, destination: Path) -> str:
             sync_directory(destination.parent)
     except OSError as error:
         raise LedgerError(f"{destination}: cannot be written ({error.strerror})") from error
+    except LedgerFullError as error:
+        raise LedgerFullError(
+            f"{destination}: not written, the disk is full or failed ({error.__cause__}); "
+            f"{path} is as it was. Make room, or name a file on another disk"
+        ) from error
     return note
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.errors import (
     LedgerError,
     LedgerFormatError,
+    LedgerFullError,
     LedgerLockedError,
     UnsupportedError,
 )
@@ -234,6 +237,22 @@ def test_a_backup_of_nothing_or_onto_nowhere(path: Path, tmp_path: Path) -> None
     with pytest.raises(LedgerFormatError, match="expected a checkpoint"):
         backup(path, tmp_path / "copy.db")
     assert not (tmp_path / "copy.db").exists()
+
+
+@pytest.mark.parametrize("put", [backup, restore])
+def test_a_disk_that_fills_during_a_copy_is_named_and_nothing_is_left(
+    path: Path, tmp_path: Path, put: Callable[[Path, Path], object]
+) -> None:
+    far, before = tmp_path / "far" / "copy.db", path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))  # Python ignores the signal
+    try:
+        with pytest.raises(LedgerFullError, match=f"^{far}: not written, .*{path} is as it was"):
+            put(path, far)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(far.parent.iterdir()) == []
+    assert path.read_bytes() == before
 
 
 def test_a_lost_ledger_is_restored_and_goes_on(path: Path, tmp_path: Path) -> None:
