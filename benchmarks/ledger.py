@@ -192,10 +192,9 @@ def rate(runs: Sequence[Figures]) -> float:
     return float(statistics.median(run["votes"] / run["seconds"] for run in runs))
 
 
-def ratio(ours: Sequence[Figures], raw: Sequence[Figures], key: str) -> float:
-    """Median over the turns of how fast ``ours`` was beside ``raw`` in the same turn."""
-    pairs = zip(ours, raw, strict=True)
-    return float(statistics.median(theirs[key] / mine[key] for mine, theirs in pairs))
+def ratios(ours: Sequence[Figures], raw: Sequence[Figures], key: str) -> list[float]:
+    """How fast ``ours`` was beside ``raw`` in each turn."""
+    return [theirs[key] / mine[key] for mine, theirs in zip(ours, raw, strict=True)]
 
 
 def large(folder: Path) -> Figures:
@@ -252,14 +251,16 @@ def measure(options: argparse.Namespace) -> Figures:
         folder = Path(scratch)
         runs = compare(folder, options.runs)
         append, verified = runs["append"], runs["verify"]
-        votes = append[0]["votes"]
+        votes, turns = append[0]["votes"], ratios(append, runs["raw"], "seconds")
         figures = {
             "append_votes_per_second": rate(append),
             "raw_votes_per_second": rate(runs["raw"]),
-            "append_ratio": ratio(append, runs["raw"], "seconds"),
-            "append_ratio_cpu": ratio(append, runs["raw"], "cpu_seconds"),
+            "append_ratio": statistics.median(turns),
+            "append_ratio_turns": turns,
+            "append_ratio_cpu": statistics.median(ratios(append, runs["raw"], "cpu_seconds")),
             "log_only_votes_per_second": rate(runs["log-only"]),
             "verify_seconds": median(verified, "seconds"),
+            "verify_seconds_turns": [run["seconds"] for run in verified],
             "verify_cpu_seconds": median(verified, "cpu_seconds"),
             "verify_rss_mib": median(verified, "rss_mib"),
             "replica_bytes_per_vote": append[0]["replica_bytes"] / votes,

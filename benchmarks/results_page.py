@@ -14,6 +14,7 @@ from results_words import (
     Figures,
     Lines,
     largest_step_down,
+    least_to_most,
     made_by,
     number,
     percent,
@@ -47,6 +48,8 @@ def asked(found: dict[str, Figures]) -> Lines:
 
     value, equal = speed.get("critical_path_speedup"), speed.get("equal_accuracy_speedup")
     pair = f"{number(value)}; {number(equal)}"
+    if seeds := speed.get("by_seed"):
+        pair += f"; seeds {least_to_most([s['critical_path_speedup'] for s in seeds.values()])}"
     what = "speedup at equal epochs, critical path (median); at equal accuracy"
     row(what, "at least 8; as measured", value, (value or 0) >= 8.0, pair)
     strong = speed.get("strong_mix") or {}
@@ -134,7 +137,9 @@ def _asked_of_ledger(f: Figures | None, row: Callable[..., None]) -> None:
         value = None if f is None else f.get(key)
         told = f"at {'least' if least else 'most'} {bar:g}"
         met = value is not None and (value >= bar if least else value <= bar)
-        row(what, told, value, met, number(value))
+        turns = (f or {}).get(f"{key}_turns")
+        spread = f"; turns {least_to_most(turns)}" if turns else ""
+        row(what, told, value, met, number(value) + spread)
 
 
 def fair(found: dict[str, Figures]) -> str:

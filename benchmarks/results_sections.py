@@ -621,12 +621,14 @@ def ledger(f: Figures) -> Lines:
         ["votes a second, every check, durable", number(f["append_votes_per_second"], "", 0)],
         ["raw SQLite, the same rows and commits", number(f["raw_votes_per_second"], "", 0)],
         ["ratio (of processor seconds)", _pair(f["append_ratio"], f["append_ratio_cpu"])],
+        ["ratio by turn, least to most", _turns(f, "append_ratio")],
         ["log only, votes a second", number(f["log_only_votes_per_second"], "", 0)],
         [
             f"{f.get('pymerkle', 'pymerkle')}, entries a second",
             number(f.get("pymerkle_entries_per_second"), "", 0),
         ],
         ["`rtc-flower verify`, cold, s", number(f["verify_seconds"])],
+        ["the same by turn, least to most", _turns(f, "verify_seconds")],
         ["its memory, MiB", number(f["verify_rss_mib"], "", 0)],
         ["bytes of entries sent to a replica, a vote", number(f["replica_bytes_per_vote"])],
         ["bytes of the file, a vote", number(f["file_bytes_per_vote"], "", 1)],
@@ -643,6 +645,11 @@ def ledger(f: Figures) -> Lines:
         "with the same settings and checks nothing.",
         "",
     ]
+
+
+def _turns(f: Figures, key: str) -> str:
+    turns = f.get(f"{key}_turns")
+    return MISSING if turns is None else least_to_most(turns)
 
 
 def _pair(value: float | None, of_cpu: float | None) -> str:
