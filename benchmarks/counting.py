@@ -68,10 +68,11 @@ class CountingGrid(InMemoryGrid):
     down, up : Counter of str
         Bytes by message type, to and from all nodes; ``samples`` is the sample sets within.
     seconds : float
-        Processor seconds spent inside the nodes' apps.
+        Processor seconds spent telling the sample sets apart, which no vote needs.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
+        self.seconds = 0.0
         self.down: Counter[str] = Counter()
         self.up: Counter[str] = Counter()
         self._kinds: dict[str, str] = {}
@@ -82,7 +83,9 @@ class CountingGrid(InMemoryGrid):
         sent = list(messages)
         sizes = []
         for message in sent:
+            begin = time.process_time()
             samples = _samples_bytes(message)
+            self.seconds += time.process_time() - begin
             sizes.append((message.metadata.message_type, message_bytes(message), samples))
         ids = super().push_messages(sent)
         for message_id, (kind, size, samples) in zip(ids, sizes, strict=True):
@@ -150,7 +153,8 @@ def recorded_vote(
     -------
     VoteResult, CountingGrid, dict
         The last: processor seconds ``nodes`` (in their apps; ``node_audits`` of them in audits)
-        and ``coordination`` (all else: strategy, ledger, this grid), and wall seconds ``wall``.
+        and ``coordination`` (all else but `CountingGrid.seconds`: strategy, ledger, this grid), and
+        wall seconds ``wall``.
     """
     _imports()
     return _vote(votes, x, classes, state_dir=state_dir, seed=seed, **options)
@@ -191,7 +195,7 @@ def _vote(
     seconds = {
         "nodes": inside,
         "node_audits": sum(app.audit_seconds for app in apps),
-        "coordination": spent - inside,
+        "coordination": spent - inside - grid.seconds,
         "wall": time.perf_counter() - wall,
     }
     return result, grid, seconds
