@@ -42,8 +42,9 @@ def claim(readme: Path, found: dict[str, Figures]) -> None:
 class Runs:
     """Runs benchmarks as a user would, two at a time where each can have a core of its own.
 
-    The plain nodes of `speedup.py` are measured alone. Then every core takes one piece of work
-    after another, the longest first. What starts Flower's processes comes last, alone.
+    The ledger and the plain nodes of `speedup.py` are measured alone. Then every core takes one
+    piece of work after another, the longest first. What starts Flower's processes comes last,
+    alone.
     """
 
     def __init__(self, figures: Path, arguments: argparse.Namespace) -> None:
@@ -51,6 +52,7 @@ class Runs:
 
     def all(self) -> None:
         """Run everything that is asked for in the page."""
+        self._run("ledger", [], json=True)  # before 20 SuperNodes have heated the machine
         self._run("speedup", [], ["--no-strong", "--no-flower"])
         strong, *others = [["--one-core", "--no-flower", "--seeds", str(seed)] for seed in SEEDS]
         work: list[Callable[[list[int]], None]] = [
@@ -82,7 +84,7 @@ class Runs:
                     end.result()
             finally:
                 lanes.shutdown(cancel_futures=True)
-        for name in ("speedup", "fedavg", "overhead", "ledger"):
+        for name in ("speedup", "fedavg", "overhead"):
             self._run(name, [], json=True)
 
     def _votes(self, cores: list[int]) -> None:
