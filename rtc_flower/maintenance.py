@@ -7,6 +7,7 @@ checkpoints, sample sets and cosignatures cannot, so nothing here changes them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import sqlite3
@@ -39,6 +40,7 @@ _KEPT = {
     "samples": ("task", "data"),
     "cosignature": ("size", "key", "line"),
 }
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP)  # FAT and exFAT: most USB sticks
 
 
 def repair(path: Path, *, blocks: bool | None = None) -> Report:
@@ -145,7 +147,7 @@ def backup(path: Path, destination: Path) -> str:
         with drafting(destination) as draft:
             draft.touch(0o600)  # as the ledger: votes of an open task are in it
             note = _copy(path, draft)
-            os.link(draft, destination)
+            _place(draft, destination)
             sync_directory(destination.parent)
     except OSError as error:
         raise LedgerError(f"{destination}: cannot be written ({error.strerror})") from error
@@ -155,6 +157,17 @@ def backup(path: Path, destination: Path) -> str:
             f"{path} is as it was. Make room, or name a file on another disk"
         ) from error
     return note
+
+
+def _place(draft: Path, destination: Path) -> None:
+    """Give ``draft`` its name without ever replacing a file."""
+    try:
+        os.link(draft, destination)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        destination.touch(0o600, exist_ok=False)
+        os.replace(draft, destination)
 
 
 def _copy(path: Path, draft: Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
 import shutil
 import sqlite3
@@ -237,6 +239,28 @@ def test_a_backup_of_nothing_or_onto_nowhere(path: Path, tmp_path: Path) -> None
     with pytest.raises(LedgerFormatError, match="expected a checkpoint"):
         backup(path, tmp_path / "copy.db")
     assert not (tmp_path / "copy.db").exists()
+
+
+def test_a_disk_without_hard_links_takes_a_backup_and_keeps_what_is_there(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr("os.link", refuse)
+    stick = tmp_path / "stick"
+    backup(path, stick / "copy.db")
+    assert log_of(stick / "copy.db") == log_of(path)
+    assert list(stick.iterdir()) == [stick / "copy.db"]
+
+    def meanwhile(*_: object) -> None:
+        (stick / "second.db").write_text("somebody else's")
+        refuse()
+
+    monkeypatch.setattr("os.link", meanwhile)
+    with pytest.raises(LedgerError, match="cannot be written \\(File exists\\)"):
+        backup(path, stick / "second.db")
+    assert (stick / "second.db").read_text() == "somebody else's"
 
 
 @pytest.mark.parametrize("put", [backup, restore])
