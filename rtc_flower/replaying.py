@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from rtc_flower.ballot import encode_meta, sign
 from rtc_flower.entries import Enrolment, Task
-from rtc_flower.errors import TaskError
+from rtc_flower.errors import LedgerFullError, TaskError
 from rtc_flower.keys import SigningKey
 from rtc_flower.ledger import Ledger, Posting
 from rtc_flower.recorded import RecordedVotes, labels_of, read_truth, read_votes
@@ -117,7 +117,13 @@ def replay(
     recorded = read_votes(votes, classes=classes, truth=known)
     right = None if known is None else labels_of(known, recorded)
     posting = _posting(recorded, Rule[rule.upper()], inv_delta, lead, min_ballots)
-    outcomes = _vote(ledger, recorded, posting)
+    try:
+        outcomes = _vote(ledger, recorded, posting)
+    except LedgerFullError as error:
+        raise LedgerFullError(
+            f"{ledger}: not written, the disk is full or failed ({error.__cause__}); nothing is "
+            "left of it. Make room, or name a file on another disk"
+        ) from error
     return _result(ledger, recorded, outcomes, rule, right)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from rtc_flower.entries import Enrolment, Genesis, decode_leaf
-from rtc_flower.errors import DataError, LedgerError, RtcFlowerError, TaskError
+from rtc_flower.errors import DataError, LedgerError, LedgerFullError, RtcFlowerError, TaskError
 from rtc_flower.files import reading
 from rtc_flower.reading import list_roster, outcome_rows, votes_of
 from rtc_flower.recorded import read_votes
@@ -235,3 +236,17 @@ def test_a_failure_on_the_way_leaves_no_half_ledger(
         replayed(tmp_path, votes)
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"votes.csv", "ledger.db.lock"}  # the lock has no content and is taken again
+
+
+@pytest.mark.parametrize("size", [8_192, 2**18])  # within GENESIS, and while ballots come
+def test_a_full_disk_is_named_and_no_ledger_is_left(tmp_path: Path, size: int) -> None:
+    rng = np.random.default_rng(0)
+    votes = arrays(tmp_path, votes=rng.integers(0, 3, (9, 2_000)))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))  # Python ignores the signal
+    try:
+        with pytest.raises(LedgerFullError, match=r"not written, .*; nothing is left of it"):
+            replayed(tmp_path, votes)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path.name for path in tmp_path.iterdir()} <= {"votes.npz", "ledger.db.lock"}
