@@ -339,7 +339,7 @@ def _is_in(replay: Replay, receipt: KeptReceipt) -> bool:
         leaf = leaf_hash(receipt.leaf)
     except FormatError:
         return False
-    return replay.leaves[receipt.index : receipt.index + 1] == [leaf]
+    return replay.tree.leaves[receipt.index : receipt.index + 1] == [leaf]
 
 
 def _read_receipt(path: Path, *, check: bool = False) -> KeptReceipt:

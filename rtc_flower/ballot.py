@@ -99,7 +99,7 @@ class Ballot:
         """
         header, signature = Header.read(reader), reader.take(64)
         meta, salt = reader.take(reader.uint(2)), reader.take(_SALT_SIZE)
-        ballot = cls(header, signature, meta, salt, reader.rest())
+        ballot = cls(header, signature, meta, salt, reader.take(reader.left))
         if len(meta) > MAX_META:
             raise errors.FormatError(f"expected at most {MAX_META} bytes of meta, got {len(meta)}")
         parts = Reader(meta)

@@ -49,19 +49,14 @@ class Applied:
     ----------
     index : int
         Its position in the log.
-    leaf_hash : bytes
     entry : Entry
     counted : tuple of Counted
         Ballots that it caused to be counted, in counting order.
-    due : Close or None
-        The CLOSE that must be the next entry.
     """
 
     index: int
-    leaf_hash: bytes
     entry: Entry
     counted: tuple[Counted, ...]
-    due: entries.Close | None
 
 
 class Replay:
@@ -109,11 +104,6 @@ class Replay:
     def size(self) -> int:
         """Number of entries."""
         return self.tree.size
-
-    @property
-    def leaves(self) -> list[bytes]:
-        """Leaf hash of every entry."""
-        return self.tree.leaves
 
     @property
     def server_key(self) -> bytes:
@@ -171,7 +161,7 @@ class Replay:
         counted = self._take(entry, hashed) or ()
         self._log(hashed)
         self.due = self.open_task.due() if self.open_task else None
-        return Applied(self.size - 1, hashed, entry, counted, self.due)
+        return Applied(self.size - 1, entry, counted)
 
     def skip(self, leaf: bytes) -> None:
         """Hash ``leaf`` into the tree and let it have no effect: for entries of a newer version."""

@@ -147,10 +147,6 @@ class Reader:
         except UnicodeDecodeError as error:
             raise FormatError(f"expected UTF-8, got {raw[:40]!r}") from error
 
-    def rest(self) -> bytes:
-        """Read all that is left."""
-        return self.take(self.left)
-
     @property
     def left(self) -> int:
         """Bytes not read yet."""

@@ -314,7 +314,7 @@ def decode_leaf(leaf: bytes) -> tuple[Entry, int]:
     reader.expect(encoding.TAG_ENTRY)
     number, time_ms = reader.uint(1), reader.uint(8)
     if number not in _TYPES:
-        return Unknown(number, reader.rest()), time_ms
+        return Unknown(number, reader.take(reader.left)), time_ms
     entry = _TYPES[number].read(reader)
     reader.end()
     if encode_leaf(entry, time_ms) != leaf:

@@ -111,12 +111,8 @@ def connect(path: Path, *, mode: str) -> sqlite3.Connection:
     if not path.is_file():
         raise LedgerFormatError(f"{path}: expected a ledger file, found none")
     with storage_errors(path):
-        connection = sqlite3.connect(
-            f"file:{quote(str(path.resolve()))}?mode={mode}",
-            uri=True,
-            timeout=_BUSY_SECONDS,
-            isolation_level=None,
-        )
+        uri = f"file:{quote(str(path.resolve()))}?mode={mode}"
+        connection = sqlite3.connect(uri, timeout=_BUSY_SECONDS, isolation_level=None, uri=True)
         try:
             _check_identity(connection, path)
         except BaseException:

@@ -87,7 +87,7 @@ class Forks:
         records["height"] = heights
         records["parent"] = self._tip[slots]
         records["ballot"] = np.frombuffer(ballot_id, "V32")
-        hashes = [sha256(block).digest() for (block,) in iter_unpack(_BYTES, records.tobytes())]
+        hashes = [sha256(block).digest() for (block,) in iter_unpack(_BYTES, records.data)]
         self._tip[slots] = np.frombuffer(b"".join(hashes), "V32")
         self._lead(samples, classes, heights)
         return Blocks(samples, classes, hashes)

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from rtc_flower.errors import KeyFormatError, SignatureError
@@ -86,6 +85,8 @@ class SigningKey:
         FileExistsError
             If ``path`` exists.
         """
+        from cryptography.hazmat.primitives import serialization  # slow, and no verifier needs it
+
         pem = self._private.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
@@ -114,12 +115,14 @@ class SigningKey:
         FileNotFoundError
             If there is none.
         """
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
         mode = path.stat().st_mode & 0o777
         if os.name == "posix" and mode & 0o077:
             what = f"{path}: expected mode 0600, got {mode:04o}; others may have read this key"
             raise KeyFormatError(f"{what}. Rotate it, or run 'chmod 600 {path}' if they could not")
         try:
-            private = serialization.load_pem_private_key(path.read_bytes(), password=None)
+            private = load_pem_private_key(path.read_bytes(), password=None)
         except (ValueError, TypeError) as error:
             raise KeyFormatError(f"{path}: expected an Ed25519 private key in PEM") from error
         if not isinstance(private, Ed25519PrivateKey):

@@ -165,12 +165,9 @@ class Ledger:
         admin = admin_key or bytes(32)
         genesis = entries.Genesis(urandom(32), key.public, enrolment, admin, *old)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with files.drafting(path) as draft:
+        with files.drafting(path) as draft, files.storage_errors(path):
             draft.touch(0o600)  # votes of an open task are in it
-            with (
-                files.storage_errors(path),
-                closing(sqlite3.connect(draft, isolation_level=None)) as db,
-            ):
+            with closing(sqlite3.connect(draft, isolation_level=None)) as db:
                 schema.create(db, blocks=blocks)
                 replay, leaf = Replay(), entries.encode_leaf(genesis, clock())
                 applied = replay.apply(leaf)

@@ -15,7 +15,7 @@ from rtc_flower.errors import FormatError, LedgerError, LedgerFormatError, RtcFl
 from rtc_flower.files import reading
 from rtc_flower.merkle import leaf_hash, verify_inclusion
 from rtc_flower.textfiles import encode_fields, read_fields
-from rtc_flower.verify import Report, Step, Verdict
+from rtc_flower.verify import Report, Verdict
 from rtc_flower.wire import read_leaf, server_key_of
 
 
@@ -64,17 +64,13 @@ class KeptReceipt:
         """
         genesis, ledger_id = read_leaf(self.genesis, Genesis)
         key = server_key_of(genesis, self.rotations, ledger_id=ledger_id)
-        checkpoint = Checkpoint.verify(self.checkpoint, key)
+        head = Checkpoint.verify(self.checkpoint, key)
         ballot = Ballot.read(Reader(self.ballot))
-        if {checkpoint.ledger_id, ballot.header.ledger_id} != {ledger_id}:
+        if {head.ledger_id, ballot.header.ledger_id} != {ledger_id}:
             raise FormatError("expected ballot and checkpoint of the ledger that GENESIS begins")
         ballot.check_signature()
         verify_inclusion(
-            leaf_hash(self.leaf),
-            self.index,
-            size=checkpoint.size,
-            root=checkpoint.root,
-            proof=self.proof,
+            leaf_hash(self.leaf), self.index, size=head.size, root=head.root, proof=self.proof
         )
         return ballot
 
@@ -89,9 +85,8 @@ class KeptReceipt:
             If there is no such ledger.
         """
         header = self.check().header
-        what = (
-            f"ballot of voter {header.voter.hex()[:16]}... for task {header.task_id.hex()[:16]}..."
-        )
+        voter, task = header.voter.hex()[:16], header.task_id.hex()[:16]
+        what = f"ballot of voter {voter}... for task {task}..."
         with reading(ledger) as connection:
             row, first = (
                 connection.execute("SELECT leaf FROM entry WHERE idx = ?", (index,)).fetchone()
@@ -100,12 +95,11 @@ class KeptReceipt:
             (size,) = connection.execute("SELECT count(*) FROM entry").fetchone()
         if first != (self.genesis,):
             raise FormatError(f"{what}: the receipt is of another ledger")
+        where = f"{what}: expected it at entry {self.index}"
         if row is None:
-            raise FormatError(
-                f"{what}: expected it at entry {self.index}, the ledger has {size} entries"
-            )
+            raise FormatError(f"{where}, the ledger has {size} entries")
         if row != (self.leaf,):
-            raise FormatError(f"{what}: expected it at entry {self.index}, found another entry")
+            raise FormatError(f"{where}, found another entry")
 
     def to_json(self) -> str:
         """Text form, hexadecimal inside."""
@@ -129,7 +123,7 @@ class KeptReceipt:
 
 
 def check_receipts(report: Report, ledger: Path, receipts: Mapping[str, str]) -> None:
-    """Add step V13 to ``report``: every receipt that you hold is good, and its ballot in the log.
+    """Step V13 of ``report``: every receipt that you hold is good, and its ballot in the log.
 
     Without receipts, or behind a bad V1, it says "not checked", which does not change the exit
     code; a receipt that was brought and cannot be checked makes it 2.
@@ -139,7 +133,7 @@ def check_receipts(report: Report, ledger: Path, receipts: Mapping[str, str]) ->
     receipts : mapping of str to str
         Their texts, by what to call them.
     """
-    step = report.steps["V13"] = Step("V13", "every receipt that you hold is in the log")
+    step = report.steps["V13"]
     if report.steps["V1"].verdict is not Verdict.OK:
         return
     for name, text in receipts.items():

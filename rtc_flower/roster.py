@@ -107,10 +107,9 @@ class Roster:
             revived = old.state is MemberState.REVOKED and new.state is MemberState.ACTIVE
             if (old.key, old.name) != (new.key, new.name) or revived:
                 raise FormatError(f"expected member {old.name!r} unchanged, got {new.name!r}")
-        if len(self.members) < len(previous.members):
-            what = f"at least {len(previous.members)} members, got {len(self.members)}"
-            raise FormatError(f"expected {what}")
-        for member in self.members[len(previous.members) :]:
+        if len(self.members) < (least := len(previous.members)):
+            raise FormatError(f"expected at least {least} members, got {len(self.members)}")
+        for member in self.members[least:]:
             check_public_key(member.key)
         keys = [member.key for member in self.members]
         names = [m.name for m in self.members if m.state is MemberState.ACTIVE]

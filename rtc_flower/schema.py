@@ -43,10 +43,18 @@ DERIVED = {
 TEXTS = """SELECT m.name, c.name FROM sqlite_schema m, pragma_table_info(m.name) c
     WHERE m.type = 'table' AND c.type = 'TEXT'"""
 
-Rows: TypeAlias = "list[tuple[Any, ...]] | _BlockRows"  # in the order of the table's key
+# Block rows joined as no other rows are: every number apart, every hash of one length. Rows that
+# are too many or too long are not even joined.
+_RANGE = "FROM block WHERE id > ?1 AND id <= ?2"
+_STORED = f"""SELECT group_concat(id, ', '), group_concat(class, ', '),
+    CAST(group_concat(hash, '') AS BLOB) {_RANGE}
+    AND (SELECT count(*) = ?3 AND sum(length(hash) = 32) = ?3 {_RANGE})"""
+
+Rows: TypeAlias = "list[tuple[Any, ...]] | BlockRows"  # in the order of the table's key
 
 _QUOTES = str.maketrans("", "", '[]"`')
 _CHUNK = 200  # rows a statement: one at a time they take half as long again
+_AT_ONCE = 10_000  # block rows compared at a time
 _NO_BLOCKS = (0, -1, b"")  # no vote has this id: the first row of the first task is 1
 
 
@@ -138,7 +146,7 @@ def derive(applied: Applied, replay: Replay) -> Iterator[tuple[str, Rows]]:
             yield from _close_rows(entry, replay.current, index, number)
     for counted in applied.counted:
         yield "counted", [(number, counted.position, counted.index, counted.decided)]
-        yield "block", _BlockRows(counted, replay.current)
+        yield "block", BlockRows(counted, replay.current)
 
 
 def _word(value: IntEnum) -> str:
@@ -152,19 +160,38 @@ def _task_rows(task: entries.Task, tally: Tally, number: int) -> Iterator[tuple[
     yield "class", [(number, i, name) for i, name in enumerate(task.class_names)]
 
 
-class _BlockRows:
+class BlockRows:
     """Rows of one ballot's blocks, made one at a time: thousands of live tuples cost a tenth."""
 
     def __init__(self, ballot: Counted, tally: Tally) -> None:
         first, blocks = tally.first_row + ballot.position * tally.task.n, ballot.blocks
         ids, classes = (blocks.samples + first).tolist(), blocks.classes.tolist()
-        self._columns = (ids, classes, blocks.hashes)
+        self._columns: tuple[list[Any], ...] = (ids, classes, blocks.hashes)
 
     def __len__(self) -> int:
         return len(self._columns[0])
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         return zip(*self._columns, strict=True)
+
+    def are_in(self, db: sqlite3.Connection, *, behind: int) -> int | None:
+        """Whether ``db`` has just these rows above the id ``behind`` and up to the last of these.
+
+        SQLite joins them, which takes half the time of reading one after the other. Its text must
+        be UTF-8, or it would recode the hashes.
+
+        Returns
+        -------
+        int or None
+            Id of the last row, ``behind`` without one; None where a row differs.
+        """
+        for start in range(0, len(self), _AT_ONCE):
+            ids, classes, hashes = (column[start : start + _AT_ONCE] for column in self._columns)
+            expected = (str(ids)[1:-1], str(classes)[1:-1], b"".join(hashes))
+            if db.execute(_STORED, (behind, ids[-1], len(ids))).fetchone() != expected:
+                return None
+            behind = ids[-1]
+        return behind
 
 
 def _close_rows(

@@ -49,8 +49,7 @@ def check_task(task: Task, *, roster: Roster, last_close: bytes) -> None:
         If the rule is of a newer version.
     """
     if task.rule not in tuple(Rule):
-        what = f"rule {task.rule} is unknown; this program knows rules 1 to {max(Rule)}"
-        raise UnsupportedError(what)
+        raise UnsupportedError(f"rule {task.rule}; this program knows rules 1 to {max(Rule)}")
     try:
         check_parameters(task)
     except TaskError as error:

@@ -37,7 +37,7 @@ def say(ledger: Ledger, index: int) -> None:
     """One line per receipt, in one system call."""
     fields = {
         "index": index,
-        "leaf_hash": ledger.replay.leaves[index].hex(),
+        "leaf_hash": ledger.replay.tree.leaves[index].hex(),
         "proof": [part.hex() for part in ledger.replay.tree.inclusion_proof(index)],
         "checkpoint": ledger.checkpoint,
     }

@@ -194,8 +194,8 @@ class World:
         applied = self.replay.apply(leaf)
         self.log.append(leaf)
         self.applied.append(applied)
-        if close and applied.due:
-            self.add(applied.due, time=time)
+        if close and self.replay.due:
+            self.add(self.replay.due, time=time)
         return applied
 
     def post(
@@ -325,7 +325,9 @@ def forge(
             connection.execute("INSERT INTO samples VALUES (?, ?)", row)
         store(connection, applied, replay)
     now = NEXT if replay.server_keys and replay.server_key == NEXT.public else SERVER
-    note = Checkpoint(replay.leaves[0], len(log), tree_root(replay.leaves)).sign(key or now)
+    note = Checkpoint(replay.tree.leaves[0], len(log), tree_root(replay.tree.leaves)).sign(
+        key or now
+    )
     connection.execute("INSERT INTO checkpoint VALUES (?, ?)", (len(log), note))
     connection.execute("COMMIT")
     connection.close()

@@ -165,7 +165,7 @@ def check(scene: Scene, folder: Path, acknowledged: Sequence[dict[str, Any]]) ->
             verify_inclusion(
                 leaf, receipt["index"], size=stated.size, root=stated.root, proof=list(proof)
             )
-            assert ledger.replay.leaves[receipt["index"]] == leaf
+            assert ledger.replay.tree.leaves[receipt["index"]] == leaf
             assert ledger.replay.roots[stated.size] == stated.root
         assert (folder / "HEAD").read_text() == ledger.checkpoint
         assert verify(path, held=ledger.checkpoint).summary == "ok"

@@ -42,7 +42,7 @@ def test_reader_refuses_what_is_missing_and_what_is_left() -> None:
     assert reader.uint(1) == 0  # a refused read takes nothing
     with pytest.raises(FormatError, match="got 1 trailing bytes"):
         reader.end()
-    assert reader.rest() == b"\x01"
+    assert reader.take(reader.left) == b"\x01"
     reader.end()
 
 

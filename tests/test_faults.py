@@ -357,7 +357,7 @@ def test_f5_eight_writers_lose_no_ballot_and_give_no_index_twice(tmp_path: Path)
         for number, (out, _) in enumerate(told):
             receipt = json.loads(out)
             assert ledger.tally.ballots[voter(number).public] == receipt["index"]
-            assert ledger.replay.leaves[receipt["index"]].hex() == receipt["leaf_hash"]
+            assert ledger.replay.tree.leaves[receipt["index"]].hex() == receipt["leaf_hash"]
         assert ledger.tally.closed is not None
     assert verify(path).summary == "ok"
 

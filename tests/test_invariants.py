@@ -258,7 +258,7 @@ def test_outcomes_forks_and_closings_are_those_of_a_second_counter_at_length(
 
 def states(applied: list[Applied]) -> list[object]:
     return [
-        (a.index, a.leaf_hash, a.due, [(c.index, c.position, c.blocks.hashes) for c in a.counted])
+        (a.index, a.entry, [(c.index, c.position, c.blocks.hashes) for c in a.counted])
         for a in applied
     ]
 
@@ -329,10 +329,10 @@ class FileWorld(World):
     def add(self, entry: Entry, *, close: bool = True, time: int = NOW) -> Applied:
         if isinstance(entry, Ballot):
             index = self.ledger.submit(entry.encode(), voter=entry.header.voter)
-            return Applied(index, b"", entry, (), None)
+            return Applied(index, entry, ())
         if isinstance(entry, Invite):
             self.ledger.invite(entry.more)
-            return Applied(0, b"", entry, (), None)
+            return Applied(0, entry, ())
         return self.ledger._append(entry, samples=b"" if isinstance(entry, Task) else None)
 
 

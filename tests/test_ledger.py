@@ -60,7 +60,7 @@ def check_receipt(ledger: Ledger, index: int) -> None:
 def assert_sound(ledger: Ledger) -> None:
     """What is in memory, in the file and in HEAD is one state, and it verifies."""
     log = log_of(ledger.path)
-    assert ledger.replay.leaves == [leaf_hash(leaf) for leaf in log]
+    assert ledger.replay.tree.leaves == [leaf_hash(leaf) for leaf in log]
     assert ledger.head_file.read_text() == ledger.checkpoint
     assert Checkpoint.verify(ledger.checkpoint, SERVER.public).size == len(log)
     report = verify(ledger.path, held=ledger.checkpoint)

@@ -2,16 +2,25 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ledgers import COLUMNS, VIEWS, World, cast, open_ledger, post, query, voter
 
+from rtc_flower import schema
+from rtc_flower.forks import Blocks
 from rtc_flower.ledger import Ledger
 from rtc_flower.schema import (
     APPLICATION_ID,
     DERIVED,
     SCHEMA_SHA256,
     SCHEMA_VERSION,
+    BlockRows,
     create,
     schema_digest,
 )
@@ -117,3 +126,64 @@ def test_one_sample_is_found_by_its_row(tmp_path: Path) -> None:
     rows = query(path, "SELECT id - ?, class FROM block ORDER BY id", first)
     expected = [(p * 4 + s, c) for p in range(3) for s, c in ((0, p % 3), (2, 2), (3, 1))]
     assert rows == expected
+
+
+Row = tuple[int, int, bytes]
+FIRST, BEHIND = 21, 17  # the first row that a ballot may have, and the last one of those before
+
+
+def block_rows(samples: list[int], classes: list[int], hashes: list[bytes]) -> BlockRows:
+    """Rows of a ballot at counting position 1, of a task of 10 samples whose first row is 11."""
+    blocks = Blocks(np.array(samples, np.int64), np.array(classes, np.int64), hashes)
+    counted: Any = SimpleNamespace(position=1, blocks=blocks)
+    tally: Any = SimpleNamespace(first_row=FIRST - 10, task=SimpleNamespace(n=10))
+    return BlockRows(counted, tally)
+
+
+@st.composite
+def ballots_and_tables(draw: st.DrawFn) -> tuple[BlockRows, list[Row]]:
+    """Rows that are expected, and rows of a file: the same with some changes, or none."""
+    samples = sorted(draw(st.sets(st.integers(0, 9), max_size=10)))
+    n, hashed = len(samples), st.binary(min_size=32, max_size=32)
+    classes = draw(st.lists(st.integers(0, 12), min_size=n, max_size=n))
+    hashes = draw(st.lists(hashed, min_size=n, max_size=n))
+    expected = block_rows(samples, classes, hashes)
+    stored = {row[0]: row for row in expected} | {BEHIND: (BEHIND, 0, bytes(32))}
+    ids = st.integers(FIRST - 5, FIRST + 12)
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(ids | st.sampled_from(sorted(stored)))
+        kind = draw(st.sampled_from(["gone", "new", "class", "moved"]))
+        row = stored.pop(at, (at, draw(st.integers(-1, 12)), draw(st.binary(max_size=33))))
+        if kind == "class":
+            row = (at, draw(st.integers(-1, 120)), row[2])
+        if kind == "moved":
+            row = (draw(ids), *row[1:])
+        if kind != "gone":
+            stored[row[0]] = row
+        if not stored:
+            break
+    return expected, list(stored.values())
+
+
+@given(ballots_and_tables(), st.sampled_from([1, 3, 10_000]))
+def test_block_rows_compared_at_once_are_what_they_are_one_by_one(
+    case: tuple[BlockRows, list[Row]], at_once: int
+) -> None:
+    expected, rows = case
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        create(connection)
+        connection.executemany("INSERT INTO block VALUES (?, ?, ?)", rows)
+        with patch.object(schema, "_AT_ONCE", at_once):
+            found = expected.are_in(connection, behind=BEHIND)
+    last = max((row[0] for row in expected), default=BEHIND)
+    same = [row for row in sorted(rows) if BEHIND < row[0] <= last] == list(expected)
+    assert found == (last if same else None)
+
+
+def test_a_byte_that_moved_from_one_hash_to_the_next_is_seen() -> None:
+    expected = block_rows([0, 1], [1, 2], [b"a" * 32, b"b" * 32])
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        create(connection)
+        rows = [(FIRST, 1, b"a" * 31), (FIRST + 1, 2, b"a" + b"b" * 32)]
+        connection.executemany("INSERT INTO block VALUES (?, ?, ?)", rows)
+        assert expected.are_in(connection, behind=BEHIND) is None

@@ -203,7 +203,7 @@ def test_a_log_that_forks_from_what_was_seen_is_refused(tmp_path: Path) -> None:
 
     request, data = requested([task(N, first=2)], twin, seed=2)
     size = read_size(mine[0])
-    leaves = replayed(twin / "ledger.db").leaves[: read_size(request)]
+    leaves = replayed(twin / "ledger.db").tree.leaves[: read_size(request)]
     forked = replace(request, seen_size=size, consistency=b"".join(consistency_proof(leaves, size)))
     kept = list((tmp_path / "a" / "nodes" / "0").rglob("*.ballot"))
     with pytest.raises(FormatError, match="does not continue"):

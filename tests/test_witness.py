@@ -56,7 +56,7 @@ class Node:
             rotations=join_leaves(ledger.rotations()),
             checkpoint=ledger.checkpoint,
             seen_size=seen,
-            consistency=b"".join(consistency_proof(ledger.replay.leaves, seen)),
+            consistency=b"".join(consistency_proof(ledger.replay.tree.leaves, seen)),
             receipts=receipts,
             full=full,
             replica_size=size,

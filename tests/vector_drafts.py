@@ -91,8 +91,8 @@ class Draft:
             self.replay.skip(leaf)
         if self.every_note:
             self.note()
-        if close and applied is not None and applied.due:
-            self.add(applied.due)
+        if close and applied is not None and self.replay.due:
+            self.add(self.replay.due)
 
     def raw(self, leaf: bytes) -> None:
         """Append ``leaf`` without effect: from here on nothing is replayed."""
