@@ -45,7 +45,7 @@ TEXTS = """SELECT m.name, c.name FROM sqlite_schema m, pragma_table_info(m.name)
 
 # Block rows joined as no other rows are: every number apart, every hash of one length. Rows that
 # are too many or too long are not even joined.
-_RANGE = "FROM block WHERE id > ?1 AND id <= ?2"
+_RANGE = "FROM block WHERE id BETWEEN ?1 AND ?2"
 _STORED = f"""SELECT group_concat(id, ', '), group_concat(class, ', '),
     CAST(group_concat(hash, '') AS BLOB) {_RANGE}
     AND (SELECT count(*) = ?3 AND sum(length(hash) = 32) = ?3 {_RANGE})"""
@@ -54,7 +54,6 @@ Rows: TypeAlias = "list[tuple[Any, ...]] | BlockRows"  # in the order of the tab
 
 _QUOTES = str.maketrans("", "", '[]"`')
 _CHUNK = 200  # rows a statement: one at a time they take half as long again
-_AT_ONCE = 10_000  # block rows compared at a time
 _NO_BLOCKS = (0, -1, b"")  # no vote has this id: the first row of the first task is 1
 
 
@@ -174,24 +173,24 @@ class BlockRows:
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         return zip(*self._columns, strict=True)
 
-    def are_in(self, db: sqlite3.Connection, *, behind: int) -> int | None:
-        """Whether ``db`` has just these rows above the id ``behind`` and up to the last of these.
+    def are_in(self, db: sqlite3.Connection, *, start: int, step: int = 10_000) -> int | None:
+        """Whether ``db`` has just these rows from the id ``start`` up to the last of these.
 
-        SQLite joins them, which takes half the time of reading one after the other. Its text must
-        be UTF-8, or it would recode the hashes.
+        SQLite joins ``step`` of them at once, which takes half the time of reading one after the
+        other. Its text must be UTF-8, or it would recode the hashes.
 
         Returns
         -------
         int or None
-            Id of the last row, ``behind`` without one; None where a row differs.
+            The id behind the last row, ``start`` without one; None where a row differs.
         """
-        for start in range(0, len(self), _AT_ONCE):
-            ids, classes, hashes = (column[start : start + _AT_ONCE] for column in self._columns)
+        for first in range(0, len(self), step):
+            ids, classes, hashes = (column[first : first + step] for column in self._columns)
             expected = (str(ids)[1:-1], str(classes)[1:-1], b"".join(hashes))
-            if db.execute(_STORED, (behind, ids[-1], len(ids))).fetchone() != expected:
+            if db.execute(_STORED, (start, ids[-1], len(ids))).fetchone() != expected:
                 return None
-            behind = ids[-1]
-        return behind
+            start = ids[-1] + 1
+        return start
 
 
 def _close_rows(

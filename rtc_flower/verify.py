@@ -169,7 +169,6 @@ class _Verifier:
         self.connection, self.report, self.ledger_id = connection, report, ledger_id
         self.replay = Replay()
         self.tables: dict[str, Iterator[tuple[Any, ...]]] = {}
-        self.behind = -(2**63)  # id of the last block row compared
 
     def run(self, held: str | None) -> None:
         """Run every step; stops early where going on would only guess."""
@@ -188,7 +187,8 @@ class _Verifier:
         for name, key in schema.DERIVED.items():
             self.tables[name] = self.connection.execute(f"SELECT * FROM {name} ORDER BY {key}")
         self.blocks = schema.keeps_blocks(self.connection)
-        self.utf8 = self._one("PRAGMA encoding") == "UTF-8"
+        # Id from which on block rows are still to be compared; None where they are read singly.
+        self.start = -(2**63) if self.blocks and self._one("PRAGMA encoding") == "UTF-8" else None
         if not self.blocks:
             next(self.tables["block"])  # the row that says so
         complete = self._replay()
@@ -294,8 +294,14 @@ class _Verifier:
         for table, rows in schema.derive(applied, self.replay):
             if isinstance(rows, schema.BlockRows):
                 self.report.votes += len(rows)
-                if not self.blocks or self._same_blocks(rows):
+                if not self.blocks:
                     continue
+                start = self.start
+                behind = None if start is None else rows.are_in(self.connection, start=start)
+                if behind is not None:
+                    self.start = behind
+                    continue
+                self._read_blocks()
             stored = islice(self.tables[table], len(rows))  # fetchmany(0) means all
             for found, expected in zip_longest(stored, rows):
                 if found != expected:
@@ -303,14 +309,11 @@ class _Verifier:
                     self.report.bad("V9", f"table {table}: {what}")
                     break
 
-    def _same_blocks(self, rows: schema.BlockRows) -> bool:
-        """Whether the next block rows are ``rows``; those that are not are read one by one."""
-        last = rows.are_in(self.connection, behind=self.behind) if self.utf8 else None
-        if last is None:
-            return False
-        self.behind, sql = last, "SELECT * FROM block WHERE id > ? ORDER BY id"
-        self.tables["block"] = self.connection.execute(sql, (last,))
-        return True
+    def _read_blocks(self) -> None:
+        """From here on read block rows singly."""
+        if self.start is not None:
+            sql = "SELECT * FROM block WHERE id >= ? ORDER BY id"
+            self.tables["block"], self.start = self.connection.execute(sql, (self.start,)), None
 
     def _checkpoints(self, *, complete: bool) -> None:
         """V7 and V8: every stored checkpoint that the log read so far reaches."""
@@ -354,9 +357,9 @@ class _Verifier:
         """Steps that are known only once the whole log was replayed."""
         if self.replay.due is not None:
             self.report.bad("V8", f"expected {self.replay.due} at the end, found nothing")
+        self._read_blocks()
         for table, rows in self.tables.items():
-            extra = next(rows, None)
-            if extra is not None:
+            for extra in islice(rows, 1):
                 self.report.bad("V9", f"table {table}: expected no further row, got {extra[:2]}")
         if self._one("SELECT count(*) FROM samples") != self.report.tasks:
             self.report.bad("V10", f"expected {self.report.tasks} sample sets, got another number")

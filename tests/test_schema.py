@@ -4,7 +4,6 @@ from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ledgers import COLUMNS, VIEWS, World, cast, open_ledger, post, query, voter
 
-from rtc_flower import schema
 from rtc_flower.forks import Blocks
 from rtc_flower.ledger import Ledger
 from rtc_flower.schema import (
@@ -129,7 +127,8 @@ def test_one_sample_is_found_by_its_row(tmp_path: Path) -> None:
 
 
 Row = tuple[int, int, bytes]
-FIRST, BEHIND = 21, 17  # the first row that a ballot may have, and the last one of those before
+FIRST, START = 21, 18  # the first row that a ballot may have, and where rows were not compared yet
+LEAST = -(2**63)
 
 
 def block_rows(samples: list[int], classes: list[int], hashes: list[bytes]) -> BlockRows:
@@ -148,10 +147,12 @@ def ballots_and_tables(draw: st.DrawFn) -> tuple[BlockRows, list[Row]]:
     classes = draw(st.lists(st.integers(0, 12), min_size=n, max_size=n))
     hashes = draw(st.lists(hashed, min_size=n, max_size=n))
     expected = block_rows(samples, classes, hashes)
-    stored = {row[0]: row for row in expected} | {BEHIND: (BEHIND, 0, bytes(32))}
-    ids = st.integers(FIRST - 5, FIRST + 12)
+    stored = {row[0]: row for row in expected}
+    if draw(st.booleans()):
+        stored[START - 1] = (START - 1, 0, bytes(32))
+    ids = st.integers(FIRST - 5, FIRST + 12) | st.sampled_from([LEAST, -1, 0, 2**63 - 1])
     for _ in range(draw(st.integers(0, 3))):
-        at = draw(ids | st.sampled_from(sorted(stored)))
+        at = draw(ids | st.sampled_from(sorted(stored) or [FIRST]))
         kind = draw(st.sampled_from(["gone", "new", "class", "moved"]))
         row = stored.pop(at, (at, draw(st.integers(-1, 12)), draw(st.binary(max_size=33))))
         if kind == "class":
@@ -160,24 +161,21 @@ def ballots_and_tables(draw: st.DrawFn) -> tuple[BlockRows, list[Row]]:
             row = (draw(ids), *row[1:])
         if kind != "gone":
             stored[row[0]] = row
-        if not stored:
-            break
     return expected, list(stored.values())
 
 
-@given(ballots_and_tables(), st.sampled_from([1, 3, 10_000]))
+@given(ballots_and_tables(), st.sampled_from([START, LEAST]), st.sampled_from([1, 3, 10_000]))
 def test_block_rows_compared_at_once_are_what_they_are_one_by_one(
-    case: tuple[BlockRows, list[Row]], at_once: int
+    case: tuple[BlockRows, list[Row]], start: int, step: int
 ) -> None:
     expected, rows = case
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         create(connection)
         connection.executemany("INSERT INTO block VALUES (?, ?, ?)", rows)
-        with patch.object(schema, "_AT_ONCE", at_once):
-            found = expected.are_in(connection, behind=BEHIND)
-    last = max((row[0] for row in expected), default=BEHIND)
-    same = [row for row in sorted(rows) if BEHIND < row[0] <= last] == list(expected)
-    assert found == (last if same else None)
+        found = expected.are_in(connection, start=start, step=step)
+    behind = max((row[0] + 1 for row in expected), default=start)
+    same = [row for row in sorted(rows) if start <= row[0] < behind] == list(expected)
+    assert found == (behind if same else None)
 
 
 def test_a_byte_that_moved_from_one_hash_to_the_next_is_seen() -> None:
@@ -186,4 +184,4 @@ def test_a_byte_that_moved_from_one_hash_to_the_next_is_seen() -> None:
         create(connection)
         rows = [(FIRST, 1, b"a" * 31), (FIRST + 1, 2, b"a" + b"b" * 32)]
         connection.executemany("INSERT INTO block VALUES (?, ?, ?)", rows)
-        assert expected.are_in(connection, behind=BEHIND) is None
+        assert expected.are_in(connection, start=START) is None

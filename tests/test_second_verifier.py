@@ -217,9 +217,13 @@ def mutate(db: sqlite3.Connection, rng: random.Random) -> str:
         return f"{table}: empty"
     columns = [column[1] for column in db.execute(f'PRAGMA table_info("{table}")')]
     row = rng.choice(rows)
-    kind = rng.choice(("value", "value", "value", "delete", "swap"))
+    kind = rng.choice(("value", "value", "value", "delete", "swap", "insert"))
     if kind == "delete":
         db.execute(f'DELETE FROM "{table}" WHERE rowid = ?', row[:1])
+    elif kind == "insert":
+        key = rng.choice((-(2**63), -1, 0, row[1] - 1, row[1] + 1, 2**63 - 1))
+        marks = ", ".join("?" * len(columns))
+        db.execute(f'INSERT OR REPLACE INTO "{table}" VALUES ({marks})', (key, *row[2:]))
     elif kind == "swap":
         other = rng.choice(rows)
         place = rng.randrange(len(columns))

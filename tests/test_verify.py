@@ -550,6 +550,36 @@ def test_v9_block_rows_are_joined_only_where_sqlite_recodes_no_hash(
     assert_bad(path, "V9", "table block: expected row (")
 
 
+@pytest.mark.parametrize("row", [-(2**63), -1, 0, 2**63 - 1])
+@pytest.mark.parametrize("votes", [[0, 1], [None, None]])
+def test_v9_a_block_row_that_no_vote_can_have(
+    tmp_path: Path, row: int, votes: list[int | None]
+) -> None:
+    world = World.with_voters(2)
+    world.post(2, n=2)
+    for i in range(2):
+        world.vote(voter(i), votes)
+    path = world.write(tmp_path / "ledger.db")
+    assert verify(path).summary == "ok"
+    tamper(path, ("INSERT INTO block VALUES (?, 0, ?)", (row, bytes(32))))
+    assert_bad(path, "V9", f"({row}, 0")
+
+
+def test_v9_after_a_wrong_block_row_no_more_rows_are_joined(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, joined = [], BlockRows.are_in
+
+    def are_in(*args: Any, **options: Any) -> int | None:
+        calls.append(joined(*args, **options))
+        return calls[-1]
+
+    monkeypatch.setattr(BlockRows, "are_in", are_in)
+    tamper(path, "DELETE FROM block WHERE id = (SELECT min(id) FROM block)")
+    assert_bad(path, "V9", "table block: expected row (1, ")
+    assert calls == [None]  # every row behind it would be read again for every ballot
+
+
 def test_v9_says_which_block_row_it_is(path: Path) -> None:
     (row, kind) = query(path, "SELECT id, class FROM block ORDER BY id LIMIT 1 OFFSET 7")[0]
     tamper(path, f"UPDATE block SET class = {kind + 1} WHERE id = {row}")
