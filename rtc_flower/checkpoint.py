@@ -87,7 +87,7 @@ class Checkpoint:
         strange = tail and not all(line.startswith(_DASH) for line in signatures)
         prefix = origin_of(b"")
         if len(lines) != 3 or strange or not lines[0].startswith(prefix):
-            raise FormatError(f"expected a checkpoint and signatures, got {note[:60]!r}")
+            raise FormatError(f"expected a checkpoint and signatures, got {lines[0][:60]!r}")
         try:
             note.encode()  # a file's bytes that are no UTF-8 come as surrogates
             ledger_id, size = bytes.fromhex(lines[0][len(prefix) :]), int(lines[1])

@@ -26,6 +26,7 @@ __all__ = ["AuditRound", "Audited"]
 
 _LOG = logging.getLogger("flwr.rtc_flower")
 _ATTEMPTS = 3
+_NO_ANSWER = ("deadline", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,8 @@ class AuditRound:
         for key, node in directory.online().items():
             if key not in owing:
                 self._ask(node)
+        kind = "full" if full else "light"
+        _LOG.info("audit (%s): %d nodes asked, up to %g s", kind, len(self._asked), seconds)
 
     @property
     def done(self) -> bool:
@@ -95,6 +98,9 @@ class AuditRound:
             self._collector.forget(message_id)
             self.found[key] = Audited(self._name(key), "deadline")
         self._asked.clear()
+        silent = [f"{a.node} ({a.verdict})" for a in self.found.values() if a.verdict in _NO_ANSWER]
+        if silent:
+            _LOG.warning("audit: no verdict from %s", ", ".join(sorted(silent)))
 
     def _ask(self, node: NodeInfo) -> None:
         self._attempts[node.key] = self._attempts.get(node.key, 0) + 1

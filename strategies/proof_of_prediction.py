@@ -166,9 +166,10 @@ class ProofOfPrediction(Strategy):
     state_dir : Path
         Absolute; holds ``server.key``, ``ledger.db`` and ``HEAD``.
     min_nodes : int
-        Nodes that must be connected before a task is posted.
+        Nodes that must be connected before a task is posted. No quorum: a task closes with the
+        ballots that came (``Decided.ballots``), and a warning says where they are fewer.
     wait_seconds : float
-        How long they are waited for.
+        How long they are waited for; after a restart, those who owe the open task a ballot.
     deadline : float
         Seconds that an invited node has to answer.
     rule : str
@@ -380,7 +381,7 @@ class _Session:
         pool = PoolPosition(self._ledger.path.with_name("pool.json"), postings)
         posted = pool.posted(self._ledger.replay.number)
         if self._ledger.replay.open_task is not None:
-            self._pump()  # whoever is back is asked; deadlines settle the others
+            self._wait_for_voters()
             decided.append(self._vote())
         if posted == 0:
             pool.begin(self._ledger.replay.number + 1)
@@ -409,19 +410,40 @@ class _Session:
             for voter in self._round.unheard():
                 self._directory.drop(voter)
 
-    def _wait_for_nodes(self, *, needed: int) -> None:
-        until = self._strategy._clock() + self._strategy.wait_seconds
+    def _wait(self, what: str, ready: Callable[[], bool]) -> bool:
+        """Wait up to ``wait_seconds`` until ``ready``; whether it came to that."""
+        clock, seconds = self._strategy._clock, self._strategy.wait_seconds
+        until, told = clock() + seconds, False
         while True:
             self._pump()
-            found = len(self._directory.online())
-            if found >= needed:
-                return
-            if self._strategy._clock() >= until:
-                raise QuorumError(
-                    f"{found} of {needed} nodes connected within "
-                    f"{self._strategy.wait_seconds:g} s; nothing was posted. Start more "
-                    "SuperNodes, or lower min-nodes or raise wait-seconds"
-                )
+            if ready():
+                return True
+            if clock() >= until:
+                return False
+            if not told:
+                _LOG.info("waiting up to %g s for %s", seconds, what)
+                told = True
+
+    def _wait_for_nodes(self, *, needed: int) -> None:
+        online, seconds = self._directory.online, self._strategy.wait_seconds
+        if not self._wait(f"{needed} nodes", lambda: len(online()) >= needed):
+            refused = "".join(
+                f"; node {n} is refused: {w}" for n, w in self._directory.refused.items()
+            )
+            raise QuorumError(
+                f"{len(online())} of {needed} nodes connected within {seconds:g} s; nothing was "
+                f"posted. Start more SuperNodes, or lower min-nodes or raise wait-seconds{refused}"
+            )
+
+    def _wait_for_voters(self) -> None:
+        """Let those come back who owe the open task a ballot; deadlines settle who does not."""
+        tally, replay = self._ledger.tally, self._ledger.replay
+        unsettled = [voter for voter in tally.ranks if not tally.is_settled(voter)]
+        owing = set(tally.outstanding() or unsettled)
+        names = sorted(member.name for member in replay.roster.members if member.key in owing)
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        what = f"{', '.join(names[:5])}{more}, to vote on task {replay.number}, which was open"
+        self._wait(what, lambda: owing <= set(self._directory.online()))
 
     def _vote(self) -> Decided:
         strategy, ledger = self._strategy, self._ledger
@@ -440,7 +462,14 @@ class _Session:
             self._round.step()
             if not self._round.closed:
                 self._pump()
-        return replace(_decided(ledger), audits=self._audited())
+        decided = _decided(ledger)
+        if decided.absent and ledger.tally.counted < strategy.min_nodes:
+            what = (
+                "task %d rests on %d ballots, fewer than the %d nodes it was posted for; absent: %s"
+            )
+            names = ", ".join(sorted(decided.absent))
+            _LOG.warning(what, decided.number, ledger.tally.counted, strategy.min_nodes, names)
+        return replace(decided, audits=self._audited())
 
     def _audited(self) -> tuple[Audited, ...]:
         """Run the audit round of the task that just closed."""

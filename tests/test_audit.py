@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,29 @@ def test_a_node_that_owes_a_ballot_is_not_audited(tmp_path: Path) -> None:
     assert verdicts(result) == {"node-0": ("ok", True), "node-1": ("ok", True)}
     (row,) = list_tasks(tmp_path / "ledger.db")
     assert (row.cosigned, row.enrolled) == (2, 3)
+
+
+def test_who_is_audited_and_who_does_not_answer_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def audit(message: Message) -> bool:
+        return message.metadata.message_type == MessageType.EVALUATE
+
+    nodes = [
+        truthful(),
+        replace(truthful(), silent=True, when=audit),
+        replace(truthful(), crash_after=0, when=audit),
+    ]
+    with caplog.at_level("INFO", logger="flwr.rtc_flower"):
+        result = audited(tmp_path, nodes, audit="full", audit_seconds=30.0)
+    assert {name: verdict for name, (verdict, _) in verdicts(result).items()} == {
+        "node-0": "ok", "node-1": "deadline", "node-2": "error",
+    }  # fmt: skip
+    said = [record.message for record in caplog.records if record.message.startswith("audit")]
+    assert said == [
+        "audit (full): 3 nodes asked, up to 30 s",
+        "audit: no verdict from node-1 (deadline), node-2 (error)",
+    ]
 
 
 def test_s6_an_old_file_without_its_head_stops_at_the_first_hello(tmp_path: Path) -> None:

@@ -301,6 +301,15 @@ def test_two_nodes_with_one_key_keep_the_first_and_report_the_second(tmp_path: P
     assert len(of_kind(result.ledger, Roster)[-1].members) == 2
 
 
+def test_too_few_nodes_says_who_is_refused_and_why(tmp_path: Path) -> None:
+    shared = {"state-dir": str(tmp_path / "shared")}
+    nodes = [truthful(node_config=shared), truthful(node_config=shared)]
+    with pytest.raises(
+        QuorumError, match=r"1 of 2 nodes.*; node \d+ is refused: expected a key of"
+    ):
+        run([task()], nodes, tmp_path, min_nodes=2, wait_seconds=20.0)
+
+
 def test_a_second_writer_fails_at_once_and_harms_nothing(tmp_path: Path) -> None:
     failures: list[str] = []
 
@@ -462,6 +471,47 @@ def test_a_restart_with_too_few_nodes_still_finishes_the_open_task(tmp_path: Pat
     (decided,) = result.tasks
     assert len(decided.ballots) + len(decided.absent) == 4
     assert len(decided.ballots) >= 3
+
+
+def test_a_restarted_server_waits_for_those_who_owe_a_ballot(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A SuperLink that is started again has no node: they come back later than a deadline."""
+    nodes = [truthful() for _ in range(3)]
+    killed([task()], nodes, tmp_path, after="ballot", rule="all")
+    clock, back = SimulatedClock(), population(nodes, tmp_path)
+    with InMemoryGrid([], seed=5, workers=1, clock=clock) as grid:
+
+        def sleep(seconds: float) -> None:
+            clock.sleep(seconds)
+            while back and clock.now > 200:
+                grid.join(back.pop())
+
+        strategy = ProofOfPrediction(
+            [task()], tmp_path, min_nodes=3, deadline=60.0, wait_seconds=300.0, rule="all",
+            collector=clock.collector, clock=clock, sleep=sleep,
+        )  # fmt: skip
+        with caplog.at_level("INFO", logger="flwr.rtc_flower"):
+            (decided,) = strategy.start(grid).tasks
+    assert (len(decided.ballots), decided.absent) == (3, {})
+    assert 200 < clock.now < 300
+    (said,) = (r.message for r in caplog.records if r.message.startswith("waiting up to 300 s"))
+    assert said.endswith(", to vote on task 1, which was open")
+
+
+def test_a_task_that_rests_on_fewer_ballots_than_nodes_it_was_posted_for_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING", logger="flwr.rtc_flower"):
+        run([task()], [truthful(), silent(), silent()], tmp_path, min_nodes=3)
+    said = [r.message for r in caplog.records if "rests on" in r.message]
+    assert said == [
+        "task 1 rests on 1 ballots, fewer than the 3 nodes it was posted for; absent: silent-1, "
+        "silent-2"
+    ]
+    caplog.clear()
+    run([task()], [truthful() for _ in range(3)], tmp_path / "all", min_nodes=3)
+    assert not [r for r in caplog.records if "rests on" in r.message]
 
 
 def test_a_pool_killed_in_its_second_task_goes_on_behind_it(tmp_path: Path) -> None:
