@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rtc_flower.errors import FormatError, SignatureError
+from rtc_flower.errors import FormatError, KeyFormatError, SignatureError
 
 _MAX_BYTES = 64 * 2**20  # a receipt holds a ballot; nothing else here is larger
 
 
 @contextmanager
 def judged_by(rule: str) -> Iterator[None]:
-    """Let what is refused in this block begin with the step or section of the specification."""
+    """Let what is refused in this block begin with a step of the specification, or a file."""
     try:
         yield
-    except (FormatError, SignatureError) as error:
+    except (FormatError, KeyFormatError, SignatureError) as error:
         raise type(error)(f"{rule}: {error}") from error
 
 

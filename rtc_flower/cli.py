@@ -105,7 +105,10 @@ def verify(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check every signature, block, link and decision. Exit code 0 ok, 1 bad, 2 cannot say."""
+    """Check every signature, block, link and decision. Exit code 0 ok, 1 bad, 2 cannot say.
+
+    A ledger that is not there is bad (V1), not 2: a mistyped path too.
+    """
     from rtc_flower.carried import read_any
     from rtc_flower.verify import verify as run
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from rtc_flower.errors import FormatError, LedgerError
+from rtc_flower.errors import FormatError, LedgerError, RtcFlowerError
 
 __all__ = ["add_commands"]
 
@@ -85,32 +87,55 @@ def compare(
 ) -> None:
     """Tell whether two checkpoints or ledgers are of one history.
 
-    Exit code 0 consistent, 1 inconsistent (a proof is written), 2 cannot say. With --proof: 0 the
-    proof holds, 1 it proves nothing, 2 nobody can tell whose signatures those are.
+    Exit code 0 consistent, 1 inconsistent (a proof is written), 2 cannot say: also when a file is
+    missing, cannot be read, or is no good checkpoint or ledger. With --proof: 0 the proof holds,
+    1 it proves nothing, 2 it cannot be read, or nobody can tell whose signatures those are.
     """
     from rtc_flower.compare import Identity
-    from rtc_flower.keys import check_public_key
 
-    key = b"" if server_key is None else _hex(server_key, "--server-key")
-    if key:
-        check_public_key(key)
     if proof is not None and first is None:
-        raise typer.Exit(_check_proof(proof, key, as_json))
-    if proof is not None or first is None or second is None:
-        raise LedgerError("compare needs two checkpoints or ledgers, or --proof alone")
-    known = Identity(server_key=key) if key else None
-    if identity is not None:
-        known = Identity.read(identity)
+        raise typer.Exit(_check_proof(proof, _key(server_key), as_json))
+    with _cannot_say():
+        if proof is not None or first is None or second is None:
+            raise LedgerError("compare needs two checkpoints or ledgers, or --proof alone")
+        key = _key(server_key)
+        known = Identity(server_key=key) if key else None
+        if identity is not None:
+            known = Identity.read(identity)
     raise typer.Exit(_compare(first, second, known, output, as_json))
 
 
+@contextmanager
+def _cannot_say() -> Iterator[None]:
+    """End with exit code 2 where an error keeps us from looking: 1 would accuse a server."""
+    try:
+        yield
+    except RtcFlowerError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _key(text: str | None) -> bytes:
+    from rtc_flower.carried import judged_by
+    from rtc_flower.keys import check_public_key
+
+    if text is None:
+        return b""
+    key = _hex(text, "--server-key")
+    with judged_by("--server-key"):
+        check_public_key(key)
+    return key
+
+
 def _check_proof(path: Path, key: bytes, as_json: bool) -> int:
-    from rtc_flower.carried import judged_by, read_text
+    from rtc_flower.carried import judged_by, read_any
     from rtc_flower.checkpoint import Checkpoint
     from rtc_flower.compare import TwoHistories
 
+    with _cannot_say():
+        text = read_any(path)
     with judged_by("section 1.4"):
-        proof = TwoHistories.from_json(read_text(path), server_key=key)
+        proof = TwoHistories.from_json(text, server_key=key)
         signed = proof.check()
     first = Checkpoint.parse(proof.first.note)
     said = {
@@ -134,7 +159,7 @@ def _compare(first: Path, second: Path, known: Any, output: Path | None, as_json
     from rtc_flower.compare import compare as run
     from rtc_flower.files import write_atomically
 
-    with judged_by("section 1.2"):
+    with _cannot_say(), judged_by("section 1.2"):
         found = run(first, second, identity=known)
     said = {
         "compare": found.verdict,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rtc_flower.carried import read_text
+from rtc_flower.carried import judged_by, read_text
 from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.entries import NUMBERS, Genesis, ServerKey
 from rtc_flower.errors import FormatError, LedgerError, LedgerFormatError, SignatureError
@@ -77,8 +77,10 @@ class Identity:
         """
         if _is_database(path):
             return _History.read(path).identity
-        receipt = KeptReceipt.from_json(read_text(path))
-        receipt.check()
+        text = read_text(path)
+        with judged_by(str(path)):
+            receipt = KeptReceipt.from_json(text)
+            receipt.check()
         return cls(receipt.genesis, receipt.rotations)
 
 
@@ -279,6 +281,9 @@ class _History:
 
 
 def _is_database(path: Path) -> bool:
+    if path.is_dir():
+        what = f"found a folder; name {path / 'ledger.db'}"
+        raise FormatError(f"{path}: expected a checkpoint or a ledger, {what}")
     try:
         with path.open("rb") as file:
             return file.read(len(_SQLITE)) == _SQLITE
@@ -306,17 +311,23 @@ def compare(first: Path, second: Path, *, identity: Identity | None = None) -> C
     FormatError, SignatureError, LedgerError
         If one of them is damaged, or not signed by the ledger's server.
     """
-    sides = [_History.read(p) if _is_database(p) else read_text(p) for p in (first, second)]
-    histories = [side for side in sides if isinstance(side, _History)]
-    notes = [side for side in sides if isinstance(side, str)]
+    sides = [(p, _History.read(p) if _is_database(p) else read_text(p)) for p in (first, second)]
+    histories = [side for _, side in sides if isinstance(side, _History)]
+    notes = [(str(path), side) for path, side in sides if isinstance(side, str)]
     if len(histories) == 2:
         return _two_ledgers(*histories)
     known = identity or (histories[0].identity if histories else Identity())
-    ids = {Checkpoint.parse(note).ledger_id for note in notes}
-    ids |= {history.ledger_id for history in histories}
+    ids = {history.ledger_id for history in histories}
+    for name, note in notes:
+        with judged_by(name):
+            ids.add(Checkpoint.parse(note).ledger_id)
     if len(ids) > 1:
         return Comparison("cannot say", "they are of two different ledgers")
-    statements = [Statement(note, known) for note in notes]
+    statements = []
+    for name, note in notes:
+        statements.append(Statement(note, known))
+        with judged_by(name):
+            statements[-1].check()
     if histories:
         return _with_ledger(statements[0], histories[0])
     return _two_notes(*statements)

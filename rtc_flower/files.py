@@ -35,8 +35,7 @@ class WriterLock:
     """
 
     def __init__(self, ledger: Path) -> None:
-        if not ledger.is_file():
-            raise LedgerFormatError(f"{ledger}: expected a ledger file, found none")
+        _expect_file(ledger)
         if not os.access(ledger, os.W_OK):
             raise LedgerError(f"{ledger}: read-only; expected a file this user may write")
         path = ledger.resolve().with_name(f"{ledger.resolve().name}.lock")  # one for all names
@@ -96,6 +95,12 @@ def storage_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+def _expect_file(path: Path) -> None:
+    if not path.is_file():
+        found = f"a folder; name {path / 'ledger.db'}" if path.is_dir() else "none"
+        raise LedgerFormatError(f"{path}: expected a ledger file, found {found}")
+
+
 def connect(path: Path, *, mode: str) -> sqlite3.Connection:
     """Open the ledger at ``path`` after checking what it is.
 
@@ -108,8 +113,7 @@ def connect(path: Path, *, mode: str) -> sqlite3.Connection:
     ------
     LedgerFormatError, UnsupportedError, LedgerError
     """
-    if not path.is_file():
-        raise LedgerFormatError(f"{path}: expected a ledger file, found none")
+    _expect_file(path)
     with storage_errors(path):
         uri = f"file:{quote(str(path.resolve()))}?mode={mode}"
         connection = sqlite3.connect(uri, timeout=_BUSY_SECONDS, isolation_level=None, uri=True)
@@ -138,12 +142,8 @@ def _check_identity(connection: sqlite3.Connection, path: Path) -> None:
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """Connection for short queries; holds no transaction between them."""
-    connection = connect(path, mode="ro")
-    try:
-        with storage_errors(path):
-            yield connection
-    finally:
-        connection.close()
+    with contextlib.closing(connect(path, mode="ro")) as connection, storage_errors(path):
+        yield connection
 
 
 @contextlib.contextmanager

@@ -111,10 +111,7 @@ def test_bad_files_end_with_a_named_error(state: Path, tmp_path: Path, run: Run)
         bad.write_bytes(content)
         commands: list[tuple[object, ...]] = [
             ("receipt", bad),
-            ("compare", bad, state / "HEAD"),
-            ("compare", state / "ledger.db", bad),
             ("compare", "--proof", bad),
-            ("compare", state / "HEAD", state / "HEAD", "--identity", bad),
             ("roster", "sign", bad, "--key", state / "server.key", "-o", tmp_path / "out"),
             ("roster", "apply", state, bad),
             ("restore", bad, tmp_path / "restored.db"),
@@ -129,12 +126,37 @@ def test_bad_files_end_with_a_named_error(state: Path, tmp_path: Path, run: Run)
     code, _, err = run("receipt", bad)
     assert code == 2
     assert "newer" in err
-    commands = [("compare", bad), ("compare",), ("roster", "revoke", tmp_path / "no", "a"),
+    commands = [("roster", "revoke", tmp_path / "no", "a"),
                   ("roster", "enrol", state, "a=xy"), ("roster", "enrol", state, "=00"),
                   ("rotate-server-key", tmp_path / "no"), ("keygen", bad)]  # fmt: skip
     for words in commands:
         code, _, err = run(*words)
         assert (code, err[:7]) == (1, "error: "), words
+
+
+def test_compare_accuses_nobody_of_what_it_cannot_read(
+    state: Path, tmp_path: Path, run: Run
+) -> None:
+    """Exit code 1 says that a server signed two histories: a mistyped path must not."""
+    ledger, head, bad = state / "ledger.db", state / "HEAD", tmp_path / "bad"
+    note, half = head.read_bytes(), ledger.read_bytes()[:5000]
+    receipt = (tmp_path / "receipt").read_bytes()
+    for content in (None, b"", b"\xff\xfe", b"rubbish", note[:80], receipt, half, b"[" * 99_999):
+        if content is not None:
+            bad.write_bytes(content)
+        for words in ((bad, ledger), (head, bad), (bad, bad)):
+            code, out, err = run("compare", *words)
+            assert (code, out, err[:7]) == (2, "", "error: "), (content, words)
+            assert str(bad) in err
+        if content != receipt:
+            assert run("compare", head, head, "--identity", bad)[0] == 2
+    for more in ((), (head,), (head, head, "--server-key", "00"), (head, head, "--proof", head)):
+        assert run("compare", *more)[0] == 2
+    assert run("compare", "--proof", tmp_path / "none")[0] == 2
+    assert run("compare", "--proof", head)[0] == 1  # read, and no proof
+    code, _, err = run("compare", state, ledger)
+    assert code == 2
+    assert f"name {ledger}" in err
 
 
 def test_twins_are_compared_and_the_proof_is_checked_elsewhere(

@@ -138,7 +138,7 @@ def test_a_held_checkpoint_of_any_size_is_ok(path: Path, busy: World) -> None:
 def test_v1_no_file_an_empty_file_and_what_is_no_database(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     assert_bad(path, "V1", "found none")
-    assert_bad(tmp_path, "V1", "found none")
+    assert_bad(tmp_path, "V1", f"found a folder; name {path}")
     for content in (b"", b"hello", b"SQLite format 3\0", bytes(8192), b"x" * 8192):
         path.write_bytes(content)
         assert_bad(path, "V1")
