@@ -89,9 +89,19 @@ def open_state(state_dir: Path, *, head_file: Path | None = None) -> Ledger:
     LedgerError
         As `Ledger`, and if there is no server's state.
     """
-    for name in ("ledger.db", "server.key"):
-        if not (state_dir / name).is_file():
-            raise LedgerFormatError(f"{state_dir / name}: expected a server's state, found none")
+    if state_dir.is_file():
+        raise LedgerFormatError(
+            f"{state_dir}: expected the server's folder, found a file; name {state_dir.parent}"
+        )
+    path, key = state_dir / "ledger.db", state_dir / "server.key"
+    if not path.is_file():
+        raise LedgerFormatError(f"{path}: expected a server's state, found none")
+    if not key.is_file():
+        raise LedgerFormatError(
+            f"{key}: expected the server's key, found none; it is in no backup. Bring it back from "
+            "where you keep it; if it is lost, begin a new ledger in another folder that names "
+            "this one's head (rtc-flower init --continues)"
+        )
     return open_ledger(state_dir, head_file=head_file)
 
 

@@ -11,7 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
-from rtc_flower.errors import FormatError, LedgerError, RtcFlowerError
+from rtc_flower.errors import (
+    FormatError,
+    KeyFormatError,
+    LedgerError,
+    RtcFlowerError,
+    SignatureError,
+    UnsupportedError,
+)
 
 __all__ = ["add_commands"]
 
@@ -26,37 +33,58 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def receipt(
-    file: Annotated[Path, typer.Argument(help="A receipt that a node kept.")],
+    files: Annotated[list[Path], typer.Argument(help="Receipts that a node kept.")],
     ledger: Annotated[
         Path | None, typer.Option(help="Also check that this ledger still has the ballot.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check a receipt: a signed ballot, its place in the log, and the signed checkpoint."""
+    """Check receipts: a signed ballot, its place in the log, and the signed checkpoint.
+
+    Exit code 0 every one is good, 1 one is bad, 2 one is of a newer version and none is bad.
+    """
+    if len(files) == 1:
+        _print(_checked(files[0], ledger), as_json)
+        return
+    found: list[dict[str, Any]] = []
+    for file in files:
+        try:
+            said = _checked(file, ledger)
+        except (FormatError, KeyFormatError, SignatureError) as error:
+            said = {"receipt": "bad", "detail": str(error)}
+        except UnsupportedError as error:
+            said = {"receipt": "not checked", "detail": str(error)}
+        found.append({"file": str(file), **said})
+    typer.echo(json.dumps(found, indent=1) if as_json else "\n\n".join(map(_lines, found)))
+    verdicts = {said["receipt"] for said in found}
+    raise typer.Exit(1 if "bad" in verdicts else 2 if "not checked" in verdicts else 0)
+
+
+def _checked(file: Path, ledger: Path | None) -> dict[str, Any]:
+    """What a good receipt says."""
     from rtc_flower.carried import judged_by, read_text
     from rtc_flower.checkpoint import Checkpoint
     from rtc_flower.receipts import KeptReceipt
 
     with judged_by("V13"):
-        kept = KeptReceipt.from_json(read_text(file))
-        header = kept.check().header
-        if ledger is not None:
-            kept.check_in(ledger)
-    _print(
-        {
-            "receipt": "ok",
-            "ledger_id": header.ledger_id.hex(),
-            "task_id": header.task_id.hex(),
-            "voter": header.voter.hex(),
-            "ballot_id": header.ballot_id.hex(),
-            "votes": header.n,
-            "entry": kept.index,
-            "claimed_time": _time(kept.time_ms),
-            "checkpoint_size": Checkpoint.parse(kept.checkpoint).size,
-            "in_ledger": "not checked" if ledger is None else "yes",
-        },
-        as_json,
-    )
+        text = read_text(file)
+        with judged_by(str(file)):
+            kept = KeptReceipt.from_json(text)
+            header = kept.check().header
+            if ledger is not None:
+                kept.check_in(ledger)
+    return {
+        "receipt": "ok",
+        "ledger_id": header.ledger_id.hex(),
+        "task_id": header.task_id.hex(),
+        "voter": header.voter.hex(),
+        "ballot_id": header.ballot_id.hex(),
+        "votes": header.n,
+        "entry": kept.index,
+        "claimed_time": _time(kept.time_ms),
+        "checkpoint_size": Checkpoint.parse(kept.checkpoint).size,
+        "in_ledger": "not checked" if ledger is None else "yes",
+    }
 
 
 def _time(milliseconds: int) -> str:
@@ -197,13 +225,18 @@ def backup(
     destination: Annotated[Path, typer.Argument(help="The copy; must not exist.")],
     as_json: Json = False,
 ) -> None:
-    """Copy a ledger, also while a server is writing it."""
+    """Copy a ledger, also while a server is writing it; without the server's key.
+
+    Keep server.key apart: the ledger cannot be gone on with without it.
+    """
     from rtc_flower.checkpoint import Checkpoint
     from rtc_flower.maintenance import backup as run
 
     note = run(ledger, destination)
     size = Checkpoint.parse(note).size
-    _print({"backup": str(destination), "entries": size, "checkpoint": note}, as_json)
+    key = "not in the copy; keep server.key apart, nobody can go on with the ledger without it"
+    said = {"backup": str(destination), "entries": size, "server_key": key, "checkpoint": note}
+    _print(said, as_json)
 
 
 def restore(
@@ -214,7 +247,10 @@ def restore(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Put a backup in the place of a lost ledger; refused when the head is ahead of it."""
+    """Put a backup in the place of a lost ledger; refused when the head is ahead of it.
+
+    The server's key is not in a backup: server.key must lie beside the ledger to go on with it.
+    """
     from rtc_flower.maintenance import restore as run
 
     head = head_file or ledger.with_name("HEAD")
@@ -223,7 +259,10 @@ def restore(
     note = (
         "ok" if known else f"not checked: {head} is not there, so nobody can tell how old this is"
     )
-    _print({"restored": str(ledger), "entries": report.entries, "head": note}, as_json)
+    said = {"restored": str(ledger), "entries": report.entries, "head": note}
+    if not (key := ledger.with_name("server.key")).exists():
+        said["server_key"] = f"not there: bring {key} back to go on with this ledger"
+    _print(said, as_json)
 
 
 def _hex(text: str, option: str) -> bytes:
@@ -237,4 +276,8 @@ def _print(fields: dict[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(fields, indent=1))
     else:
-        typer.echo("\n".join(f"{name}: {value}".rstrip() for name, value in fields.items()))
+        typer.echo(_lines(fields))
+
+
+def _lines(fields: dict[str, Any]) -> str:
+    return "\n".join(f"{name}: {value}".rstrip() for name, value in fields.items())

@@ -78,6 +78,28 @@ def test_a_receipt_is_read_and_found_in_its_ledger(state: Path, tmp_path: Path, 
     assert "the receipt is of another ledger" in err
 
 
+def test_receipts_are_each_checked_and_the_worst_is_the_exit_code(
+    state: Path, tmp_path: Path, run: Run
+) -> None:
+    good, newer, bad = (tmp_path / name for name in ("receipt", "newer", "bad"))
+    newer.write_text(good.read_text().replace("receipt 1", "receipt 2"))
+    bad.write_text("rubbish")
+    for files, expected in (
+        ((good, good), 0), ((good, newer), 2), ((newer, bad, good), 1), ((good, state / "no"), 1)
+    ):  # fmt: skip
+        code, out, _ = run("receipt", *files, "--ledger", state / "ledger.db", "--json")
+        assert (code, [r["file"] for r in json.loads(out)]) == (expected, [str(f) for f in files])
+        assert run("receipt", *files)[0] == expected
+    verdicts = [r["receipt"] for r in json.loads(run("receipt", newer, bad, good, "--json")[1])]
+    assert verdicts == ["not checked", "bad", "ok"]
+    single = json.loads(run("receipt", good, "--json")[1])
+    assert {"file": str(good), **single} == json.loads(run("receipt", good, bad, "--json")[1])[0]
+    assert f"V13: {bad}: expected a receipt" in run("receipt", bad)[2]
+    code, out, err = run("receipt", good, good, "--ledger", tmp_path / "none")
+    assert (code, out) == (1, "")  # the ledger's fault, not the receipts'
+    assert "none: expected a ledger file" in err
+
+
 def test_verify_reports_everything_whatever_was_brought(
     state: Path, tmp_path: Path, run: Run
 ) -> None:
@@ -236,13 +258,20 @@ def test_backup_restore_repair_and_continue(state: Path, tmp_path: Path, run: Ru
     code, out, _ = run("backup", ledger, copy, "--json")
     assert code == 0
     (tmp_path / "note").write_text(json.loads(out)["checkpoint"])
+    assert "keep server.key apart" in json.loads(out)["server_key"]
     with open_state(state) as opened:
         post(opened, 3)
     ledger.rename(tmp_path / "damaged.db")
     code, _, err = run("restore", copy, ledger)
     assert code == 1
     assert "2 entries behind" in err
-    assert run("restore", copy, tmp_path / "elsewhere.db")[1].count("not checked") == 1
+    code, out, _ = run("restore", copy, tmp_path / "new place" / "ledger.db")
+    assert out.count("not checked") == 1
+    assert f"server_key: not there: bring {tmp_path / 'new place' / 'server.key'} back" in out
+    code, _, err = run("abort", tmp_path / "new place")
+    assert code == 1
+    assert "server.key: expected the server's key, found none; it is in no backup" in err
+    assert "init --continues" in err
 
     code, out, _ = run("init", tmp_path / "new", "--continues", state / "HEAD", "--no-blocks")
     assert code == 0
