@@ -8,13 +8,20 @@ log and takes effect with the next task.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rtc_flower.encoding import Reader
 from rtc_flower.entries import NUMBERS, Enrolment, Genesis, decode_leaf
-from rtc_flower.errors import FormatError, KeyFormatError, LedgerError, LedgerFormatError
+from rtc_flower.errors import (
+    FormatError,
+    KeyFormatError,
+    LedgerError,
+    LedgerFormatError,
+    ReplayError,
+)
 from rtc_flower.files import reading, sync_directory
 from rtc_flower.keys import SigningKey, load_or_create_key
 from rtc_flower.ledger import Ledger
@@ -144,8 +151,17 @@ def changed(
     )
     added = tuple(Member(key, MemberState.ACTIVE, name) for name, key in [*rotate, *enrol])
     successor = Roster(roster.version + 1, kept + added)
+    _refuse_twice("key", [m.key.hex() for m in successor.members])
+    names = [m.name for m in successor.members if m.state is MemberState.ACTIVE]
+    _refuse_twice("active name", names)
     successor.check_follows(roster)
     return successor
+
+
+def _refuse_twice(what: str, values: list[str]) -> None:
+    twice = [repr(value) for value, count in Counter(values).items() if count > 1]
+    if twice:
+        raise FormatError(f"expected every {what} once, got {', '.join(twice)} twice")
 
 
 def change_roster(
@@ -305,7 +321,18 @@ def apply_roster(ledger: Ledger, signed: SignedRoster) -> None:
             f"expected a roster for ledger {ledger.replay.ledger_id.hex()}, got one for "
             f"{signed.ledger_id.hex()}"
         )
-    ledger.apply_roster(signed.roster)
+    newest = ledger.replay.roster.version
+    try:
+        ledger.apply_roster(signed.roster)
+    except ReplayError as error:
+        if signed.roster.version == newest + 1:
+            raise
+        raise ReplayError(
+            "R2",
+            f"expected roster version {newest + 1}, got {signed.roster.version}: it was applied "
+            "already, or the roster has changed since the request; if so, run 'roster request' "
+            "and 'roster sign' again",
+        ) from error
 
 
 def _decode(payload: bytes) -> Roster:

@@ -110,12 +110,15 @@ def verify(
     A ledger that is not there is bad (V1), not 2: a mistyped path too.
     """
     from rtc_flower.carried import read_any
+    from rtc_flower.verify import Verdict
     from rtc_flower.verify import verify as run
 
     held = None if checkpoint is None else read_any(checkpoint)
     expected = None if ledger_id is None else _hex(ledger_id, "--ledger-id")
     receipts = {str(path): read_any(path) for path in receipt or []}
     report = run(ledger, held=held, ledger_id=expected)
+    if (step := report.steps["V11"]).verdict is Verdict.BAD:
+        step.detail = f"{checkpoint}: {step.detail}"
     if receipts:
         from rtc_flower.receipts import check_receipts
 
@@ -216,7 +219,9 @@ def _show_task(ledger: Path, task: int, as_json: bool) -> None:
 @app.command()
 def export(
     ledger: LedgerPath,
-    task: Annotated[int, typer.Option(help="Number of the task, from 1.")] = 1,
+    task: Annotated[
+        int | None, typer.Option(help="Number of the task, from 1; the first if left out.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="File; standard output if left out.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -224,10 +229,10 @@ def export(
     import io
 
     from rtc_flower.files import write_atomically
-    from rtc_flower.reading import consistent, outcome_rows
+    from rtc_flower.reading import consistent, list_tasks, outcome_rows
 
     with consistent(ledger):
-        rows = outcome_rows(ledger, task)
+        rows = outcome_rows(ledger, 1 if task is None else task)
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -237,6 +242,8 @@ def export(
         sys.stdout.write(text)
     else:
         write_atomically(output, text)
+    if task is None and (tasks := len(list_tasks(ledger))) > 1:
+        typer.echo(f"note: task 1 of {tasks}; --task names another", err=True)
 
 
 @app.command()
@@ -261,7 +268,7 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Make a server key and an empty ledger."""
-    from rtc_flower.carried import read_text
+    from rtc_flower.carried import judged_by, read_text
     from rtc_flower.checkpoint import Checkpoint
     from rtc_flower.entries import Enrolment
     from rtc_flower.keys import check_public_key, load_or_create_key
@@ -270,10 +277,13 @@ def init(
     state = state_dir.resolve()
     admin = None if admin_key is None else _hex(admin_key, "--admin-key")
     if admin is not None:
-        check_public_key(admin)
+        with judged_by("--admin-key"):
+            check_public_key(admin)
     if (state / "ledger.db").exists():
         raise LedgerError(f"{state / 'ledger.db'} exists already; a ledger is never overwritten")
-    old = None if continues is None else Checkpoint.parse(read_text(continues))
+    note = None if continues is None else read_text(continues)
+    with judged_by(f"--continues {continues}"):
+        old = None if note is None else Checkpoint.parse(note)
     if old is not None and not 0 < old.size < 2**64:
         raise FormatError(f"{continues}: expected a size from 1, of 64 bits, got {old.size}")
     key = load_or_create_key(state / "server.key")
@@ -297,6 +307,12 @@ def init(
         _print_json(known)
     else:
         typer.echo("\n".join(f"{name}: {value}" for name, value in known.items()))
+    if old is not None and admin is None:
+        typer.echo(
+            "note: enrolment is open here; a checkpoint does not say whether it was in the old "
+            "ledger. Where an admin signed its roster, begin again with --admin-key",
+            err=True,
+        )
 
 
 @app.command()
@@ -310,6 +326,7 @@ def abort(
     """Close the open task without outcomes. The ledger shows it; stop the server first."""
     from rtc_flower.admin import open_state
 
+    cli_keys.say_unknown_head(state_dir, head_file)
     with open_state(state_dir.resolve(), head_file=head_file) as ledger:
         if ledger.replay.open_task is None:
             raise LedgerError(f"{ledger.path}: expected an open task, found none")

@@ -12,7 +12,7 @@ from rtc_flower.errors import FormatError
 if TYPE_CHECKING:
     from rtc_flower.roster import Roster
 
-__all__ = ["add_commands"]
+__all__ = ["add_commands", "say_unknown_head"]
 
 StateDir = Annotated[Path, typer.Argument(help="The server's folder: server.key and ledger.db.")]
 HeadFile = Annotated[
@@ -39,6 +39,17 @@ def add_commands(app: typer.Typer, roster: typer.Typer) -> None:
     roster.command("rotate")(rotate)
 
 
+def say_unknown_head(state_dir: Path, head_file: Path | None) -> None:
+    """Say that a ledger is about to be opened without the head that shows how old it is."""
+    head = head_file or state_dir / "HEAD"
+    if (state_dir / "ledger.db").exists() and not head.exists():
+        typer.echo(
+            f"head: not checked: {head} is not there, so nobody can tell how old this ledger is; "
+            "it is made now",
+            err=True,
+        )
+
+
 def keygen(
     file: Annotated[Path, typer.Argument(help="The new key file, for its owner alone.")],
 ) -> None:
@@ -61,6 +72,7 @@ def rotate_server_key(state_dir: StateDir, head_file: HeadFile = None) -> None:
     """Make a new server key, which signs from the next checkpoint on; the old one is gone."""
     from rtc_flower.admin import rotate_server_key as run
 
+    say_unknown_head(state_dir, head_file)
     typer.echo(f"server_key: {run(state_dir.resolve(), head_file=head_file).public.hex()}")
 
 
@@ -110,6 +122,7 @@ def apply(
 
     with judged_by("V6"):
         signed = SignedRoster.from_json(read_text(file))
+    say_unknown_head(state_dir, head_file)
     with open_state(state_dir.resolve(), head_file=head_file) as ledger, judged_by("V6"):
         apply_roster(ledger, signed)
     _print_roster(signed.roster)
@@ -126,6 +139,7 @@ def _change(
     from rtc_flower.admin import change_roster, open_state
 
     added, renewed = _pairs(enrol), _pairs(rotate)
+    say_unknown_head(state_dir, head_file)
     with open_state(state_dir.resolve(), head_file=head_file) as ledger:
         roster = change_roster(ledger, enrol=added, revoke=revoke or [], rotate=renewed)
     _print_roster(roster)

@@ -41,7 +41,7 @@ def receipt(
 ) -> None:
     """Check receipts: a signed ballot, its place in the log, and the signed checkpoint.
 
-    Exit code 0 every one is good, 1 one is bad, 2 one is of a newer version and none is bad.
+    Exit code 0 all are good, 1 one is bad, 2 one is of a newer version.
     """
     if len(files) == 1:
         _print(_checked(files[0], ledger), as_json)
@@ -115,9 +115,11 @@ def compare(
 ) -> None:
     """Tell whether two checkpoints or ledgers are of one history.
 
-    Exit code 0 consistent, 1 inconsistent (a proof is written), 2 cannot say: also when a file is
-    missing, cannot be read, or is no good checkpoint or ledger. With --proof: 0 the proof holds,
-    1 it proves nothing, 2 it cannot be read, or nobody can tell whose signatures those are.
+    Exit code 0 consistent, 1 inconsistent (a proof is written), 2 cannot say,
+    also when a file is missing or is no good checkpoint or ledger.
+
+    With --proof: 0 it holds, 1 it proves nothing, 2 it cannot be read, or
+    nobody can tell whose signatures those are.
     """
     from rtc_flower.compare import Identity
 
@@ -249,7 +251,7 @@ def restore(
 ) -> None:
     """Put a backup in the place of a lost ledger; refused when the head is ahead of it.
 
-    The server's key is not in a backup: server.key must lie beside the ledger to go on with it.
+    The server's key is in no backup: bring server.key back beside the ledger.
     """
     from rtc_flower.maintenance import restore as run
 

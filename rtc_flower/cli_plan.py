@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rtc_flower.errors import LedgerError, RtcFlowerError
+from rtc_flower.errors import LedgerError, RtcFlowerError, TaskError
 
 if TYPE_CHECKING:
     from rtc_flower.planning import Plan
 
 __all__ = ["plan"]
+
+_OPTIONS = {"honest": "nodes", "k": "classes", "p": "accuracy"}  # where the names differ
 
 
 def plan(
@@ -58,8 +60,9 @@ def plan(
             target=target,
             risk=risk,
         )
-    except ValueError as error:
-        raise RtcFlowerError(str(error)) from error
+    except (ValueError, TaskError) as error:  # begins with the argument's name
+        name, _, rest = str(error).partition(" ")
+        raise RtcFlowerError(f"--{_OPTIONS.get(name, name)} {rest}") from error
     if as_json:
         assumed = {"classes": classes, "node_accuracy": accuracy, "icc": correlation}
         typer.echo(json.dumps(assumed | asdict(made), indent=1))

@@ -17,11 +17,9 @@ __all__ = ["replay"]
 def replay(
     votes: Annotated[
         Path,
-        typer.Argument(help="CSV with node,sample,class; or .npz with votes, nodes x samples."),
+        typer.Argument(help="CSV or .npz, see above."),
     ],
-    truth: Annotated[
-        Path | None, typer.Option(help="CSV with sample,class; or .npz with truth.")
-    ] = None,
+    truth: Annotated[Path | None, typer.Option(help="CSV, .npz or .npy, see above.")] = None,
     rule: Annotated[str, typer.Option(help="certain, certified, paper or all.")] = "certain",
     inv_delta: Annotated[int, typer.Option(help="1 / delta of certified.")] = 1000,
     lead: Annotated[int, typer.Option(help="Lead of the rule paper.")] = 21,
@@ -36,7 +34,17 @@ def replay(
         Path | None, typer.Option("--json", help="Write the figures to this file.")
     ] = None,
 ) -> None:
-    """Let recorded votes decide: crowd labels, or the answers of models that exist already."""
+    """Let recorded votes decide: crowd labels, or the answers of models that exist already.
+
+    VOTES as CSV: a header with node,sample,class in any order, other columns
+    are ignored; then a row per vote. A row that is not there is an abstention.
+    As .npz: an integer array 'votes' of nodes x samples, with class indices
+    from 0; negative = abstained.
+
+    --truth as CSV: a header with sample,class and a row for each sample of the
+    votes. As .npz (an integer array 'truth') or .npy: a class index from 0 for
+    each sample, in the order of the votes' array.
+    """
     from rtc_flower.display import console, records_table
     from rtc_flower.errors import RtcFlowerError
     from rtc_flower.files import write_atomically

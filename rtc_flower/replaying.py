@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from rtc_flower.ballot import encode_meta, sign
 from rtc_flower.entries import Enrolment, Task
-from rtc_flower.errors import LedgerFullError, TaskError
+from rtc_flower.errors import DataError, LedgerFullError, TaskError
 from rtc_flower.keys import SigningKey
 from rtc_flower.ledger import Ledger, Posting
 from rtc_flower.recorded import RecordedVotes, labels_of, read_truth, read_votes
@@ -115,7 +115,10 @@ def replay(
         raise TaskError(f"rule must be certain, certified, paper or all, got {rule!r}")
     known = None if truth is None else read_truth(truth)
     recorded = read_votes(votes, classes=classes, truth=known)
-    right = None if known is None else labels_of(known, recorded)
+    try:
+        right = None if known is None else labels_of(known, recorded)
+    except DataError as error:
+        raise DataError(f"{truth} and {votes}: {error}") from error
     posting = _posting(recorded, Rule[rule.upper()], inv_delta, lead, min_ballots)
     try:
         outcomes = _vote(ledger, recorded, posting)

@@ -192,6 +192,32 @@ def test_verify_refuses_options_that_say_nothing(option: str, ledger: Path, run:
     assert "rubbish" in said.err
 
 
+def test_verify_names_the_checkpoint_that_is_none(ledger: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "note").write_text("no checkpoint")
+    said = run("verify", ledger, "--checkpoint", tmp_path / "note", "--json")
+    assert said.json["verify"].startswith(f"V11 bad: {tmp_path / 'note'}: expected a checkpoint")
+
+
+# plan, replay
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--accuracy", "90"), ("--nodes", "0"), ("--classes", "1"), ("--classes", "1001"),
+     ("--icc", "2"), ("--risk", "0")],
+)  # fmt: skip
+def test_plan_names_the_option_that_is_out_of_range(option: str, value: str, run: Run) -> None:
+    said = run("plan", "--nodes", 5, "--classes", 3, "--accuracy", 0.9, option, value)
+    assert said.code == 1
+    assert said.err.startswith(f"error: {option} must be ")
+
+
+def test_replay_tells_the_form_of_its_files(run: Run) -> None:
+    text = " ".join(run("replay", "--help").out.split())
+    for words in ("node,sample,class", "is an abstention", "array 'votes'", "sample,class"):
+        assert words in text
+
+
 # show
 
 
@@ -287,8 +313,13 @@ def test_export_writes_the_same_outcomes_as_csv_and_json(
     assert read == texts
     out = tmp_path / "outcomes.csv"
     said = run("export", ledger, "--task", 2, "--output", out)
-    assert (said.code, said.out) == (0, "")
+    assert (said.code, said.out, said.err) == (0, "", "")
     assert out.read_text() == told.out
+    said = run("export", ledger)
+    assert (said.out, said.err) == (
+        run("export", ledger, "--task", 1).out,
+        "note: task 1 of 2; --task names another\n",
+    )
 
 
 def test_export_agrees_with_the_forks(ledger: Path, run: Run) -> None:
@@ -352,7 +383,7 @@ def test_init_with_an_admin_key(tmp_path: Path, run: Run) -> None:
 def test_init_refuses_a_key_that_may_not_enrol(key: str, tmp_path: Path, run: Run) -> None:
     said = run("init", tmp_path / "state", "--admin-key", key)
     assert said.code == 1
-    assert said.err.startswith("error: ")
+    assert said.err.startswith("error: --admin-key: ")
     assert not (tmp_path / "state").exists()
 
 

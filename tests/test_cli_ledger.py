@@ -144,6 +144,7 @@ def test_bad_files_end_with_a_named_error(state: Path, tmp_path: Path, run: Run)
         for words in commands:
             code, _, err = run(*words)
             assert (code, err[:7]) == (1, "error: "), words
+            assert words[0] != "init" or f"{bad}: expected a" in err
     bad.write_text(text.replace("receipt 1", "receipt 2"))
     code, _, err = run("receipt", bad)
     assert code == 2
@@ -233,7 +234,17 @@ def test_keys_over_time(tmp_path: Path, run: Run) -> None:
     assert run("roster", "apply", state, signed)[0] == 0
     code, _, err = run("roster", "apply", state, signed)
     assert code == 1
-    assert "expected roster version 2" in err
+    assert "R2: expected roster version 2, got 1: it was applied already" in err
+    assert "run 'roster request' and 'roster sign' again" in err
+    twice = ("--enrol", f"b={keys[1]}", "--enrol", f"c={keys[1]}")
+    assert f"expected every key once, got '{keys[1]}' twice" in sign(*twice)[2]
+    assert "expected every active name once, got 'a' twice" in sign("--enrol", f"a={keys[1]}")[2]
+    folder = f"{state}: expected a ledger file, found a folder; name {state / 'ledger.db'}"
+    for words in (("list", state), ("request", state, "-o", request)):
+        assert folder in run("roster", *words)[2]
+    code, _, err = run("roster", "apply", state / "ledger.db", signed)
+    assert code == 1
+    assert f"expected the server's folder, found a file; name {state}" in err
     assert sign("--rotate", f"a={keys[1]}")[0] == 0
     assert run("roster", "apply", state, signed)[0] == 0
     assert sign("--revoke", "nobody")[0] == 1
@@ -273,8 +284,9 @@ def test_backup_restore_repair_and_continue(state: Path, tmp_path: Path, run: Ru
     assert "server.key: expected the server's key, found none; it is in no backup" in err
     assert "init --continues" in err
 
-    code, out, _ = run("init", tmp_path / "new", "--continues", state / "HEAD", "--no-blocks")
+    code, out, err = run("init", tmp_path / "new", "--continues", state / "HEAD", "--no-blocks")
     assert code == 0
+    assert err.startswith("note: enrolment is open here")
     with open_state(tmp_path / "new") as opened:
         genesis = opened.replay.genesis
     assert genesis is not None
@@ -361,6 +373,19 @@ def test_an_old_head_that_genesis_cannot_hold_is_refused(
         assert (code, err[:7]) == (1, "error: ")
         assert "of 64 bits" in err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_head_file_that_is_not_there_is_said(state: Path, tmp_path: Path, run: Run) -> None:
+    """It may be the first use of a new disk; or a typing error, and the ledger an old copy."""
+    head = tmp_path / "nohead"
+    code, _, err = run("rotate-server-key", state, "--head-file", head)
+    assert (code, err.count("\n")) == (0, 1)
+    assert err.startswith(f"head: not checked: {head} is not there")
+    assert run("rotate-server-key", state, "--head-file", head)[::2] == (0, "")
+    (state / "HEAD").unlink()
+    assert "HEAD is not there" in run("roster", "revoke", state, "node 0")[2]
+    assert run("roster", "revoke", state, "node 1")[2] == ""
+    assert "elsewhere is not there" in run("abort", state, "--head-file", tmp_path / "elsewhere")[2]
 
 
 def test_an_abort_knows_the_head_on_another_disk(state: Path, tmp_path: Path, run: Run) -> None:

@@ -201,8 +201,10 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
 )
 def test_a_truth_that_does_not_fit_is_refused(tmp_path: Path, truth: str, said: str) -> None:
     votes = written(tmp_path, CROWD)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=said) as refused:
         replayed(tmp_path, votes, truth=written(tmp_path, truth, "truth.csv"))
+    assert "truth.csv" in str(refused.value)
+    assert ("do not fit" in said or "votes have" in said) == ("votes.csv" in str(refused.value))
     assert not (tmp_path / "ledger.db").exists()
 
 
