@@ -1,7 +1,7 @@
 """A node's trained models on its own disk, so that a second task needs no training.
 
-A model is kept under the hash of what decided it: description, hyperparameters, seed and data.
-Change any of them and the node trains anew; there is nothing to invalidate. A file is the
+A model is kept under the hash of what decided it: code, description, hyperparameters, seed and
+data. Change any of them and the node trains anew; there is nothing to invalidate. A file is the
 SHA-256 of the payload, then the payload, written beside its place and renamed into it, so that
 a crash leaves either no file or a whole one.
 
@@ -19,8 +19,10 @@ import pickle
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
+from rtc_flower.clients.source import code_digest
 from rtc_flower.errors import ContractError
 
 __all__ = ["ModelStore", "describe", "model_key"]
@@ -28,7 +30,7 @@ __all__ = ["ModelStore", "describe", "model_key"]
 DESCRIPTION_BYTES = 200
 
 _TAG = b"rtc-flower/model"
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger("flwr.rtc_flower")
 
 
 def describe(contract: object) -> str:
@@ -49,8 +51,9 @@ def model_key(contract: object, data_fingerprint: bytes) -> str:
     """Return the key of a contract trained on these data: 64 hexadecimal digits.
 
     Hyperparameters are the contract's ``hyperparameters`` or scikit-learn's ``get_params()``, the
-    seed its ``seed``; what a contract does not tell cannot tell its models apart, so a contract
-    of your own that has settings should name them in its ``description``.
+    seed its ``seed``, and its code what `rtc_flower.clients.source` can see; what a contract does
+    not tell cannot tell its models apart, so a contract of your own that has settings should name
+    them in its ``description``.
 
     Parameters
     ----------
@@ -60,13 +63,15 @@ def model_key(contract: object, data_fingerprint: bytes) -> str:
         See `rtc_flower.clients.data.fingerprint`.
     """
     kind = type(contract)
+    settings = _hyperparameters(contract)
     parts = (
         _TAG,
         f"{kind.__module__}:{kind.__qualname__}".encode(),
         describe(contract).encode(),
         data_fingerprint,
-        _hyperparameters(contract).encode(),
+        _told(settings).encode(),
         repr(getattr(contract, "seed", None)).encode(),
+        code_digest([contract, *settings.values()]),
     )
     digest = hashlib.sha256()
     for part in parts:
@@ -106,17 +111,19 @@ class ModelStore:
         except FileNotFoundError:
             return None
         except OSError as error:
-            _log.warning("model %s cannot be read and is trained again: %s", path, error)
+            _LOG.warning("model %s cannot be read and is trained again: %s", path, error)
             return None
         payload = content[32:]
         if hashlib.sha256(payload).digest() != content[:32]:
-            _log.warning("model %s is damaged and is trained again: wrong checksum", path)
+            _LOG.warning("model %s is damaged and is trained again: wrong checksum", path)
             return None
         try:
-            return _restored(contract, payload)
+            restored = _restored(contract, payload)
         except Exception as error:  # a contract of anybody's may raise anything
-            _log.warning("model %s is of no use and is trained again: %s", path, error)
+            _LOG.warning("model %s is of no use and is trained again: %s", path, error)
             return None
+        _LOG.info("using the model trained earlier, %s (delete it to train again)", path)
+        return restored
 
     def put(self, contract: Any, data_fingerprint: bytes) -> None:
         """Keep a trained contract, on disk when this returns.
@@ -124,7 +131,7 @@ class ModelStore:
         Raises
         ------
         ContractError
-            The contract has no ``dumps`` and cannot be pickled.
+            Its ``dumps`` failed, or it has none and cannot be pickled.
         OSError
             The disk is full or failed; an earlier file of the same key is untouched.
         """
@@ -157,21 +164,27 @@ class ModelStore:
             os.close(directory)
 
 
-def _hyperparameters(contract: object) -> str:
+def _hyperparameters(contract: object) -> Mapping[Any, Any]:
     values = getattr(contract, "hyperparameters", None)
     if values is None and callable(getattr(contract, "get_params", None)):
         values = contract.get_params()  # type: ignore[attr-defined]
-    if isinstance(values, Mapping):
-        return repr(sorted((str(name), repr(value)) for name, value in values.items()))
-    return ""
+    return values if isinstance(values, Mapping) else {}
+
+
+def _told(settings: Mapping[Any, Any]) -> str:
+    told = repr(sorted((str(name), repr(value)) for name, value in settings.items()))
+    for value in settings.values():
+        if isinstance(value, FunctionType):  # it shows its address, another one in every process
+            told = told.replace(repr(value), value.__qualname__)
+    return told
 
 
 def _payload(contract: Any) -> bytes:
-    if callable(getattr(contract, "dumps", None)):
-        return bytes(contract.dumps())
     try:
+        if callable(getattr(contract, "dumps", None)):
+            return bytes(contract.dumps())
         return pickle.dumps(contract, protocol=5)
-    except Exception as error:  # pickle raises whatever the object's own methods raise
+    except Exception as error:  # whatever the object's own methods raise
         raise ContractError(f"{describe(contract)} cannot be kept: {error}") from error
 
 

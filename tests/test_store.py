@@ -2,6 +2,8 @@ import errno
 import logging
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 from rtc_flower.clients import data
 from rtc_flower.clients.models import create
 from rtc_flower.clients.store import ModelStore, describe, model_key
 from rtc_flower.errors import ContractError
 
+ROOT = Path(__file__).parent.parent
 HERE = b"\x01" * 32
 THERE = b"\x02" * 32
 
@@ -86,6 +91,72 @@ def test_a_key_does_not_change_by_training(private: data.Samples) -> None:
     model = create("cnn", min_steps=1, epochs=1)
     before = model_key(model, HERE)
     assert model_key(model.fit(*private), HERE) == before
+
+
+MODEL = """
+from scaling import FACTOR
+
+class Model:
+    def fit(self, X, y):
+        self.value = 1
+
+class Derived(Model):
+    pass
+"""
+KEY = """
+from rtc_flower.clients.store import model_key
+from model import Derived
+print(model_key(Derived(), bytes(32)))
+"""
+
+
+def key_in_a_new_process(folder: Path) -> str:
+    env = {**os.environ, "PYTHONPATH": f"{folder}:{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-c", KEY]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+
+
+def test_edited_code_is_another_key_and_a_restart_is_not(tmp_path: Path) -> None:
+    model, scaling = tmp_path / "model.py", tmp_path / "scaling.py"
+    model.write_text(MODEL)
+    scaling.write_text("FACTOR = {'a', 'b'}\n")
+    first = key_in_a_new_process(tmp_path)
+    assert key_in_a_new_process(tmp_path) == first
+    model.write_text(MODEL.replace("value = 1", "value = 2"))  # in the class inherited from
+    second = key_in_a_new_process(tmp_path)
+    scaling.write_text("FACTOR = {'a', 'c'}\n")  # in what the module imports
+    assert len({first, second, key_in_a_new_process(tmp_path)}) == 3
+
+
+def made_from(source: str) -> Any:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(source, names)
+    return names["Model"]()
+
+
+def test_code_without_a_source_counts_all_the_same() -> None:
+    """As in a notebook that was run again, or a module that was loaded again."""
+    source = MODEL.replace("from scaling import FACTOR", "")
+    asks = source.replace("1", "y in {'k', 'l', 'm'}")
+    assert model_key(made_from(source), HERE) == model_key(made_from(source), HERE)
+    assert model_key(made_from(asks), HERE) != model_key(made_from(source), HERE)
+    assert model_key(made_from(asks), HERE) != model_key(made_from(asks.replace("k", "n")), HERE)
+
+
+def test_a_function_among_the_hyperparameters_counts_by_its_code() -> None:
+    def transformer(factor: str) -> Any:
+        function = eval(f"lambda X: X * {factor}", {"__name__": "__main__"})
+        return make_pipeline(FunctionTransformer(function), KNeighborsClassifier())
+
+    twice = transformer("2")  # kept, so that another lambda has another address
+    assert model_key(twice, HERE) == model_key(transformer("2"), HERE)
+    assert model_key(twice, HERE) != model_key(transformer("3"), HERE)
+
+
+def test_another_version_of_the_library_is_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = model_key(KNeighborsClassifier(), HERE)
+    monkeypatch.setattr("sklearn.__version__", "99.9")
+    assert model_key(KNeighborsClassifier(), HERE) != before
 
 
 def test_anybodys_contract_is_pickled(store: ModelStore) -> None:
