@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -54,6 +57,46 @@ def test_it_is_trained_once_per_data(tmp_path: Path) -> None:
     assert FITTED == [4]
     assert votes(Contract(Counting(), lambda: data(1)), tmp_path) == [1, 1, 1]
     assert FITTED == [4, 4]
+
+
+def test_a_model_that_is_used_again_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "flwr.rtc_flower")
+    votes(Contract(Counting(), data), tmp_path)
+    assert "trained earlier" not in caplog.text
+    votes(Contract(Counting(), data), tmp_path)
+    (path,) = tmp_path.iterdir()
+    said = f"using the model trained earlier, {path} (delete it to train again)"
+    assert ("flwr.rtc_flower", logging.INFO, said) in caplog.record_tuples
+
+
+def test_a_model_that_cannot_be_kept_votes_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Local(Counting):
+        pass
+
+    FITTED.clear()
+    for _ in range(2):
+        assert votes(Contract(Local(), data), tmp_path) == [2, 2, 2]
+    assert FITTED == [4, 4]
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 2
+    assert warnings[0].startswith("this model is not kept, the next task trains it again: counting")
+    assert "Can't pickle local object" in warnings[0]
+
+
+def test_a_disk_too_full_for_the_model_does_not_cost_the_vote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert votes(Contract(Counting(), data), tmp_path) == [2, 2, 2]
+    assert "not kept, the next task trains it again: [Errno 28] No space left" in caplog.text
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_only_the_samples_asked_are_predicted(tmp_path: Path) -> None:
