@@ -6,6 +6,8 @@ only its partition, the run config lists the models and the partition picks one.
 
 from __future__ import annotations
 
+import difflib
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,12 @@ from rtc_flower.errors import DataError
 
 __all__ = ["configured_contract"]
 
+_KEYS = (
+    *("model", "models", "data-path", "dataset", "data-dir", "partition-id", "num-partitions"),
+    *("samples-per-node", "seed", "quick", "max-seconds", "state-dir", "name", "server-key"),
+)
+_LOG = logging.getLogger("flwr.rtc_flower")
+
 
 def configured_contract(context: Context) -> Contract:
     """Build the contract that a node's configuration describes.
@@ -28,9 +36,11 @@ def configured_contract(context: Context) -> Contract:
 
     ``model``
         A name of `rtc_flower.clients.models`, or ``package.module:attribute``. Without one,
-        ``models`` of the run config (comma-separated) is indexed by the partition.
+        ``models`` of the run config (comma-separated) is indexed by the partition; without
+        either, a part of a dataset gets the demo's model.
     ``data-path``
-        An ``.npz`` file with ``X`` and ``y``: the node's own data. Or else a part of a dataset:
+        An ``.npz`` file with ``X`` and ``y``, absolute: the node's own data. Or else a part of a
+        dataset:
     ``dataset``, ``data-dir``, ``partition-id``, ``num-partitions``, ``samples-per-node``, ``seed``
         See `rtc_flower.clients.data`.
     ``quick``
@@ -38,12 +48,16 @@ def configured_contract(context: Context) -> Contract:
     ``max-seconds``
         Decline when fitting and predicting take longer; 0 for no limit.
 
+    An app may have keys of its own beside these and those of `make_client_app`; one of the node
+    config that looks like one of ours with a letter wrong is named in a warning.
+
     Raises
     ------
     DataError, ContractError
         Naming the key and what it should be.
     """
     settings = _Settings(context)
+    settings.check()
     seed = settings.whole("seed", 0)
     estimator = create(
         settings.model(), seed=1000 * seed + settings.partition(), quick=settings.flag("quick")
@@ -82,6 +96,17 @@ class _Settings:
             raise DataError(f"{key} must be a number of seconds, 0 for no limit, got {value!r}")
         return seconds
 
+    def check(self) -> None:
+        """Name a key that is written wrongly, which would pass as one that is not set."""
+        for key in sorted(set(self._node) - set(_KEYS)):
+            for near in difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.8):
+                _LOG.warning("node config: %r is no key of ours; is %r meant?", key, near)
+        if self.own_file() and not (self.get("model", "") or self.get("models", "")):
+            raise DataError(
+                'data-path is set without a model: expected model="..." in the node config, got '
+                f"the keys {', '.join(sorted(self._node))} (known: {', '.join(_KEYS)})"
+            )
+
     def partition(self) -> int:
         return self.whole("partition-id", 0)
 
@@ -99,10 +124,16 @@ class _Settings:
         named = self.get("data-dir", None)
         return None if named is None else str(named)
 
+    def own_file(self) -> Path | None:
+        named = str(self.get("data-path", ""))
+        if named and not Path(named).is_absolute():
+            raise DataError(f"data-path must be an absolute path, got {named!r}")
+        return Path(named) if named else None
+
     def private_data(self) -> tuple[Any, Any]:
-        path = self.get("data-path", "")
-        if path:
-            return _read_arrays(Path(str(path)))
+        path = self.own_file()
+        if path is not None:
+            return _read_arrays(path)
         dataset = load(str(self.get("dataset", "auto")), self._data_dir())
         size = self.whole("samples-per-node", 0)
         if "partition-id" not in self._node:

@@ -54,6 +54,7 @@ def test_in_simulation_the_partition_picks_from_the_run_configs_models() -> None
         ({"max_seconds": "long"}, "max-seconds must be a number of seconds, .* got 'long'"),
         ({"dataset": "cifar"}, "unknown dataset 'cifar'"),
         ({"data_path": "/none.npz"}, r"data-path /none.npz: expected an .npz file"),
+        ({"data_path": "own.npz"}, "data-path must be an absolute path, got 'own.npz'"),
     ],
 )
 def test_what_cannot_be_is_named(changed: dict[str, Any], said: str) -> None:
@@ -72,3 +73,24 @@ def test_a_file_without_the_arrays_and_a_node_without_data_are_named(tmp_path: P
 def test_an_unknown_model_lists_the_known_ones() -> None:
     with pytest.raises(ContractError, match="unknown model 'nope': expected one of cnn, forest"):
         load(model="nope")
+
+
+def test_own_data_without_a_model_is_refused_and_the_keys_are_named() -> None:
+    node = {"modle": "svm", "data-path": "/own.npz", "state-dir": "/state"}
+    got = (
+        r'expected model="..." .* got the keys data-path, modle, state-dir \(known: model, models,'
+    )
+    with pytest.raises(DataError, match=got):
+        configured_contract(context(node))
+    contract = configured_contract(context(node, {"models": "knn"}))
+    assert contract.said.startswith("knn")
+
+
+def test_a_key_with_a_letter_wrong_is_named_and_an_apps_own_is_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    configured_contract(context(NODE | {"max-secnods": 5, "kinds": "digit", "table": "/t.npz"}))
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "node config: 'max-secnods' is no key of ours; is 'max-seconds' meant?"
+    )
