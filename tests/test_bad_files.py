@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -297,7 +298,7 @@ def test_a_good_file_is_taken(
     say = partial(typed, capsys, monkeypatch)
     code, said = audited(mine) if kind == "replica" else say(*command(kind, mine))
     assert code == 0, said
-    assert "bad" not in said
+    assert not re.search(r"\bbad\b", said), said  # the letters alone may stand in a hash
 
 
 @pytest.mark.parametrize("how", DAMAGES)

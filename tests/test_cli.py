@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import sqlite3
 import sys
@@ -161,7 +162,7 @@ def test_verify_finds_a_changed_vote(ledger: Path, tmp_path: Path, run: Run) -> 
     connection.close()
     said = run("verify", copy)
     assert said.code == 1
-    assert "bad" in said.out
+    assert re.search(r"\bV9\s+bad\b", said.out), said.out
     assert run("verify", copy, "--json").json["verify"].startswith("V9 bad")
 
 
