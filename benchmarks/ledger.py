@@ -197,20 +197,28 @@ def ratios(ours: Sequence[Figures], raw: Sequence[Figures], key: str) -> list[fl
     return [theirs[key] / mine[key] for mine, theirs in zip(ours, raw, strict=True)]
 
 
-def large(folder: Path) -> Figures:
+def large(folder: Path, turns: int) -> Figures:
     """Ten times the data: how much longer it takes, and what memory the verifier needs then.
 
-    It runs between two small runs, since a machine's speed drifts.
+    Every large run stands between two small ones, since a machine's speed drifts.
     """
-    small = [child("append", folder / "before")]
-    ten = child("append-10x", folder / "ten")
-    small.append(child("append", folder / "after"))
+    small, ten = [child("append", folder / "small")], []
+    for _ in range(turns):
+        shutil.rmtree(folder / "ten", ignore_errors=True)
+        ten.append(child("append-10x", folder / "ten"))
+        shutil.rmtree(folder / "small")
+        small.append(child("append", folder / "small"))
     verified = cold_verify(folder / "ten" / "ledger.db")
-    shutil.rmtree(folder / "ten")
+
+    def times(key: str) -> list[float]:
+        pairs = zip(ten, small, small[1:], strict=False)
+        return [run[key] / statistics.mean((one[key], two[key])) for run, one, two in pairs]
+
     return {
-        "time_ratio_10x": ten["seconds"] / median(small, "seconds"),
-        "time_ratio_10x_cpu": ten["cpu_seconds"] / median(small, "cpu_seconds"),
-        "peak_rss_mib_10x": ten["rss_mib"],
+        "time_ratio_10x": statistics.median(times("seconds")),
+        "time_ratio_10x_turns": times("seconds"),
+        "time_ratio_10x_cpu": statistics.median(times("cpu_seconds")),
+        "peak_rss_mib_10x": median(ten, "rss_mib"),
         "verify_seconds_10x": verified["seconds"],
         "verify_rss_mib_10x": verified["rss_mib"],
     }
@@ -270,7 +278,7 @@ def measure(options: argparse.Namespace) -> Figures:
             **pymerkle(folder),
         }
         if not options.small:
-            figures |= large(folder)
+            figures |= large(folder, options.runs)
     return figures
 
 
