@@ -636,6 +636,7 @@ def ledger(f: Figures) -> Lines:
             "time for ten times the data (of processor seconds)",
             _pair(f.get("time_ratio_10x"), f.get("time_ratio_10x_cpu")),
         ],
+        ["the same by turn, least to most", _turns(f, "time_ratio_10x")],
         ["memory of `verify` then, MiB", number(f.get("verify_rss_mib_10x"), "", 0)],
     ]
     return [
