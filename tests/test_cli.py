@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ledgers import cast, open_ledger, post, voter
+from typer.main import get_command
 
 from rtc_flower.cli import app, main
 from rtc_flower.keys import SigningKey
@@ -108,6 +109,9 @@ def test_every_command_has_help(command: str, run: Run) -> None:
     said = run(command, "--help")
     assert said.code == 0
     assert f"rtc-flower {command}" in said.out
+    text = " ".join(said.out.replace("│", " ").split())
+    for parameter in get_command(app).commands[command].params:  # type: ignore[attr-defined]
+        assert " ".join(parameter.help.split()) in text, parameter.name  # also of what has no --
 
 
 @pytest.mark.parametrize("wrong", [["--no-such-option"], ["verifi"], ["show"], ["roster", "add"]])
