@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -336,15 +337,17 @@ class FileWorld(World):
         return self.ledger._append(entry, samples=b"" if isinstance(entry, Task) else None)
 
 
-@given(plans(), st.data())
+# A new file has a random id, and so other ranks in every run: what may happen next, and with it
+# what would be drawn, is not the same twice. One seed is.
+@given(plans(), st.randoms(use_true_random=True))
 @settings(max_examples=12)
 def test_a_ledger_file_says_what_its_log_says(
-    tmp_path_factory: pytest.TempPathFactory, plan: Plan, data: st.DataObject
+    tmp_path_factory: pytest.TempPathFactory, plan: Plan, random: Random
 ) -> None:
     path = tmp_path_factory.mktemp("invariants") / "ledger.db"
     with open_ledger(path, voters=7) as ledger:
         world = FileWorld(ledger)
-        tally = play(world, plan, chooser(data))
+        tally = play(world, plan, random.randrange)
         log = log_of(path)
         replay = Replay()
         for leaf in log:
