@@ -189,7 +189,7 @@ class Witness:
             number, detail = error.args if isinstance(error, _AuditError) else ("V2", str(error))
             _LOG.error("audit failed: %s: %s", number, detail)
             return AuditReply(number, str(detail)[:MAX_TEXT], request.replica_size, "")
-        return AuditReply("ok", self._missing(key, leaves), len(leaves), cosignature)
+        return AuditReply("ok", self._missing(leaves), len(leaves), cosignature)
 
     def _follow_audit(self, request: AuditRequest) -> Checkpoint:
         try:
@@ -206,7 +206,11 @@ class Witness:
         for sent in SentReceipt.read_all(request.receipts):
             path = self.ballot_path(sent.task_id)
             if not path.exists():
-                raise _AuditError("receipt", "a receipt for a ballot that this node never signed")
+                raise _AuditError(
+                    "receipt",
+                    "a receipt for a ballot that this node does not keep: it never signed one, or "
+                    "lost it with its folder; then it needs a new key",
+                )
             kept = KeptReceipt(
                 self._genesis,
                 self._rotations,
@@ -248,16 +252,15 @@ class Witness:
                     f"entry {receipt.index} is not the ballot this node has a receipt for",
                 )
 
-    def _missing(self, key: SigningKey, leaves: list[bytes]) -> str:
-        """Name the ballots that this node signed and that the server did not show it."""
+    def _missing(self, leaves: list[bytes]) -> str:
+        """Name the ballots that this node signed, with any key, and the server did not show it."""
         kept = sorted(self._directory.glob("*.ballot"))
         if not leaves:
             bare = [path.stem for path in kept if not path.with_suffix(".receipt").exists()]
             return f"no receipt for my ballot for task {', '.join(bare)}" if bare else ""
         entries = (decode_leaf(leaf)[0] for leaf in leaves)
-        ballots = (entry.header for entry in entries if isinstance(entry, Ballot))
-        stored = {header.task_id for header in ballots if header.voter == key.public}
-        lost = [path.stem for path in kept if bytes.fromhex(path.stem) not in stored]
+        stored = {entry.encode() for entry in entries if isinstance(entry, Ballot)}
+        lost = [path.stem for path in kept if path.read_bytes() not in stored]
         return f"my ballot is not in the log for task {', '.join(lost)}" if lost else ""
 
     # -- replica --------------------------------------------------------------------------

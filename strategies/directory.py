@@ -173,12 +173,12 @@ class Directory:
             )
         positions = replay.roster.active()
         enrolment = replay.genesis.enrolment if replay.genesis else Enrolment.OPEN
+        if hello.key in {m.key for m in replay.roster.members} and hello.key not in positions:
+            raise KeyFormatError(f"the key {hello.key.hex()} was revoked; the node needs a new one")
         if enrolment is Enrolment.ROSTER and hello.key not in positions:
             raise KeyFormatError(
                 f"the key {hello.key.hex()} is not enrolled; ask the roster's admin"
             )
-        if hello.key in {m.key for m in replay.roster.members} and hello.key not in positions:
-            raise KeyFormatError(f"the key {hello.key.hex()} was revoked; the node needs a new one")
         if hello.key in positions:
             name = replay.roster.members[positions[hello.key]].name
         else:

@@ -12,7 +12,7 @@ from flwr.app import Context, Message, MessageType
 from ledgers import log_of, query
 from populations import key_of, run, task, truthful
 
-from rtc_flower.admin import open_state, rotate_server_key
+from rtc_flower.admin import change_roster, make_key, open_state, rotate_server_key
 from rtc_flower.errors import LedgerError
 from rtc_flower.reading import list_tasks
 from rtc_flower.receipts import KeptReceipt
@@ -67,6 +67,20 @@ def test_a_lost_replica_is_sent_again(tmp_path: Path) -> None:
     for node in range(2):
         (replica,) = kept(tmp_path, node, "replica")
         assert split_leaves(replica.read_bytes()) == log_of(tmp_path / "ledger.db")
+
+
+def test_a_ballot_under_a_node_s_old_key_is_not_missed(tmp_path: Path) -> None:
+    nodes = [truthful() for _ in range(2)]
+    audited(tmp_path, nodes, audit="full")
+    (tmp_path / "nodes" / "1" / "node.key").unlink()
+    fresh = make_key(tmp_path / "nodes" / "1" / "node.key").public
+    with open_state(tmp_path) as ledger:
+        change_roster(ledger, rotate=[("node-1", fresh)])
+    result = audited(tmp_path, nodes, seed=1, audit="full")
+    assert sorted((a.node, a.verdict, a.detail) for a in result.tasks[0].audits) == [
+        ("node-0", "ok", ""),
+        ("node-1", "ok", ""),
+    ]
 
 
 def test_a_node_that_owes_a_ballot_is_not_audited(tmp_path: Path) -> None:

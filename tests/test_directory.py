@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 from flwr.app import Message
-from ledgers import ADMIN, SERVER
-from populations import truthful
+from ledgers import ADMIN, SERVER, voter, without
+from populations import key_of, truthful
 
 from rtc_flower.entries import Enrolment
 from rtc_flower.keys import SigningKey
 from rtc_flower.ledger import Ledger
+from rtc_flower.roster import Roster
 from rtc_flower.simulator import InMemoryGrid, SimulatedClock, SimulatedNode, population
 from rtc_flower.strategies.directory import Directory
 from rtc_flower.wire import RECORD
@@ -135,3 +136,9 @@ def test_under_roster_enrolment_an_unknown_key_is_refused(tmp_path: Path) -> Non
         (why,) = directory.refused.values()
         assert "is not enrolled; ask the roster's admin" in why
         assert ledger.replay.size == 1
+        key = key_of(tmp_path, 0).public
+        roster = Roster().enrol([(key, "a"), (voter(0).public, "b")])
+        for successor in (roster, without(roster, key)):
+            ledger.apply_roster(successor.sign(ADMIN, ledger_id=ledger.replay.ledger_id))
+        (why,) = greet(ledger, [node()], tmp_path, seconds=20).refused.values()
+        assert "was revoked; the node needs a new one" in why
