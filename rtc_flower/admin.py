@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from rtc_flower.carried import judged_by
 from rtc_flower.encoding import Reader
 from rtc_flower.entries import NUMBERS, Enrolment, Genesis, decode_leaf
 from rtc_flower.errors import (
@@ -23,7 +24,7 @@ from rtc_flower.errors import (
     ReplayError,
 )
 from rtc_flower.files import reading, sync_directory
-from rtc_flower.keys import SigningKey, load_or_create_key
+from rtc_flower.keys import SigningKey, check_public_key, load_or_create_key
 from rtc_flower.ledger import Ledger
 from rtc_flower.roster import Member, MemberState, Roster
 from rtc_flower.state import adopt, next_key, open_ledger
@@ -100,15 +101,8 @@ def open_state(state_dir: Path, *, head_file: Path | None = None) -> Ledger:
         raise LedgerFormatError(
             f"{state_dir}: expected the server's folder, found a file; name {state_dir.parent}"
         )
-    path, key = state_dir / "ledger.db", state_dir / "server.key"
-    if not path.is_file():
+    if not (path := state_dir / "ledger.db").is_file():
         raise LedgerFormatError(f"{path}: expected a server's state, found none")
-    if not key.is_file():
-        raise LedgerFormatError(
-            f"{key}: expected the server's key, found none; it is in no backup. Bring it back from "
-            "where you keep it; if it is lost, begin a new ledger in another folder that names "
-            "this one's head (rtc-flower init --continues)"
-        )
     return open_ledger(state_dir, head_file=head_file)
 
 
@@ -146,6 +140,9 @@ def changed(
         )
     if not gone and not enrol:
         raise FormatError("expected somebody to enrol, revoke or rotate")
+    for name, key in [*rotate, *enrol]:
+        with judged_by(name):
+            check_public_key(key)
     kept = tuple(
         replace(m, state=MemberState.REVOKED) if m.name in gone else m for m in roster.members
     )

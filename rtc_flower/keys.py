@@ -118,7 +118,7 @@ class SigningKey:
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
         mode = path.stat().st_mode & 0o777
-        if os.name == "posix" and mode & 0o077:
+        if os.name == "posix" and mode & 0o077 and not path.is_dir():
             what = f"{path}: expected mode 0600, got {mode:04o}; others may have read this key"
             raise KeyFormatError(f"{what}. Rotate it, or run 'chmod 600 {path}' if they could not")
         try:

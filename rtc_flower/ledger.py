@@ -8,13 +8,13 @@ anything that is lost.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import astuple, dataclass, replace
 from hashlib import sha256
-from os import link, urandom
 from pathlib import Path
 
 from rtc_flower import entries, errors, files, schema, signatures, tasks
@@ -25,6 +25,8 @@ from rtc_flower.encoding import Reader
 from rtc_flower.keys import SigningKey
 from rtc_flower.roster import Member, MemberState, Roster
 from rtc_flower.tally import Tally
+
+_EXISTS = "exists already; a ledger is never overwritten"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ class Ledger:
     ) -> None:
         self.path, self.key = path, key
         # A link is followed, not replaced: the file on the other disk must not fall behind.
-        self.head_file = (head_file or path.with_name("HEAD")).resolve()
+        self.head_file = Path(os.path.realpath(head_file or path.with_name("HEAD")))
         self._clock = clock
         self.seconds = 0.0
         with ExitStack() as opened:
@@ -159,11 +161,10 @@ class Ledger:
         """
         for existing in (path, head_file or path.with_name("HEAD")):
             if existing.exists():
-                what = f"{existing} exists already; a ledger is never overwritten"
-                raise errors.LedgerError(what)
+                raise errors.LedgerError(f"{existing} {_EXISTS}")
         old = astuple(continues or Checkpoint(bytes(32), 0, bytes(32)))
         admin = admin_key or bytes(32)
-        genesis = entries.Genesis(urandom(32), key.public, enrolment, admin, *old)
+        genesis = entries.Genesis(os.urandom(32), key.public, enrolment, admin, *old)
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.drafting(path) as draft, files.storage_errors(path):
             draft.touch(0o600)  # votes of an open task are in it
@@ -175,10 +176,9 @@ class Ledger:
                 _insert(db, replay, key, [(leaf, applied)])
                 db.execute("COMMIT")
             try:
-                link(draft, path)  # a ledger is there with its GENESIS, or not at all
+                os.link(draft, path)  # a ledger is there with its GENESIS, or not at all
             except FileExistsError as error:
-                what = f"{path} exists already; a ledger is never overwritten"
-                raise errors.LedgerError(what) from error
+                raise errors.LedgerError(f"{path} {_EXISTS}") from error
         return cls(path, key, head_file=head_file, clock=clock)
 
     def _load(self) -> None:
@@ -328,13 +328,12 @@ class Ledger:
         TaskError
             If a parameter is out of range; nothing is written.
         """
-        roster, keys = self.replay.roster, list(electorate)
-        active = roster.active()
-        unknown = [key.hex()[:16] for key in keys if key not in active]
-        if unknown:
+        roster, keys, active = self.replay.roster, list(electorate), self.replay.roster.active()
+        if unknown := [key.hex()[:16] for key in keys if key not in active]:
             raise errors.TaskError(f"the electorate must be enrolled and active, got {unknown}")
         positions = [active[key] for key in keys]
-        task = posting.task(roster, positions, last_close=self.replay.last_close, nonce=urandom(32))
+        last, nonce = self.replay.last_close, os.urandom(32)
+        task = posting.task(roster, positions, last_close=last, nonce=nonce)
         self._append(task, samples=posting.data)
         return self.tally
 
@@ -367,8 +366,7 @@ class Ledger:
     def _read_ballot(self, payload: bytes, voter: bytes) -> Ballot:
         """Decode and check what does not depend on the log: size first, then signature."""
         task = self.tally.task
-        most = ballot_size(task.n, task.codec.dtype.itemsize)
-        if len(payload) > most:
+        if len(payload) > (most := ballot_size(task.n, task.codec.dtype.itemsize)):
             what = f"expected at most {most} bytes of ballot, got {len(payload)}"
             raise errors.BallotError(entries.Refusal.SIZE, what)
         try:

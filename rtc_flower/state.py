@@ -25,13 +25,16 @@ def open_ledger(state_dir: Path, *, head_file: Path | None = None) -> Ledger:
     Raises
     ------
     LedgerError
-        As `Ledger`.
+        As `Ledger`, and if the ledger is there without its key: another would be of no use.
     """
-    key, path = load_or_create_key(state_dir / "server.key"), state_dir / "ledger.db"
+    path, key = state_dir / "ledger.db", state_dir / "server.key"
     if not path.exists():
-        return Ledger.create(path, key, head_file=head_file)
+        return Ledger.create(path, load_or_create_key(key), head_file=head_file)
+    if not key.exists():
+        what = "the server's key, found none; it is in no backup. Bring back the copy that you keep"
+        raise LedgerError(f"{key}: expected {what}; if it is lost, see rtc-flower init --continues")
     try:
-        return Ledger(path, key, head_file=head_file)
+        return Ledger(path, load_or_create_key(key), head_file=head_file)
     except LedgerError:
         if next_key(state_dir).exists():
             with contextlib.suppress(LedgerError):

@@ -57,8 +57,8 @@ def test_key_files_are_for_their_owner_and_never_overwritten(tmp_path: Path) -> 
         (tmp_path / "admin.key").chmod(mode)
         with pytest.raises(KeyFormatError, match="expected mode 0600"):
             load_key(tmp_path / "admin.key")
-    for path in (tmp_path / "none", tmp_path):
-        with pytest.raises(KeyFormatError):
+    for path, why in ((tmp_path / "none", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(KeyFormatError, match=why):  # and not: run chmod 600 on the folder
             load_key(path)
     (tmp_path / "file").write_text("x")
     with pytest.raises(KeyFormatError, match="cannot be written"):
@@ -122,6 +122,15 @@ def test_a_waiting_key_opens_no_ledger_that_does_not_name_it(tmp_path: Path) -> 
     assert (tmp_path / "server.key.new").exists()
 
 
+def test_a_ledger_without_its_key_is_refused_and_no_other_key_is_made(tmp_path: Path) -> None:
+    open_ledger(tmp_path).close()
+    (tmp_path / "server.key").unlink()
+    for opened in (open_ledger, open_state, lambda path: ProofOfPrediction([], path)._open()):
+        with pytest.raises(LedgerError, match="expected the server's key, found none"):
+            opened(tmp_path)
+    assert not (tmp_path / "server.key").exists()
+
+
 def test_nothing_is_made_where_no_server_is(tmp_path: Path) -> None:
     with pytest.raises(LedgerFormatError, match="expected a server's state"):
         rotate_server_key(tmp_path)
@@ -171,8 +180,10 @@ def test_names_that_are_not_active_or_stand_twice_are_refused(ledger: Ledger) ->
         changed(roster)
     with pytest.raises(FormatError, match="every key once"):
         changed(roster, rotate=[("node 0", voter(1).public)])
-    with pytest.raises(KeyFormatError):
-        changed(roster, enrol=[("weak", bytes(32))])
+    for change in ("enrol", "rotate"):
+        for key in (bytes(32), voter(8).public[1:], b""):
+            with pytest.raises(KeyFormatError, match=r"^node 0: expected an Ed25519"):
+                changed(roster, **{change: [("node 0", key)]})  # type: ignore[arg-type]
 
 
 def test_a_revoked_node_is_refused_and_a_rotated_one_votes(tmp_path: Path) -> None:
