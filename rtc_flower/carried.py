@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 
 from rtc_flower.errors import FormatError, KeyFormatError, SignatureError
 
@@ -47,8 +48,22 @@ def read_any(path: Path) -> str:
         If it cannot be read.
     """
     try:
-        if path.stat().st_size > _MAX_BYTES:
+        if file_size(path) > _MAX_BYTES:
             raise FormatError(f"{path}: expected at most {_MAX_BYTES} bytes of text")
         return path.read_bytes().decode(errors="surrogateescape")
     except OSError as error:
         raise FormatError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def file_size(path: Path) -> int:
+    """Bytes of a file that somebody brought; may raise `OSError`.
+
+    Raises
+    ------
+    FormatError
+        If it is a pipe or a device, which may keep its reader for ever.
+    """
+    found = path.stat()
+    if not S_ISREG(found.st_mode) and not S_ISDIR(found.st_mode):
+        raise FormatError(f"{path}: expected a file, found a pipe or a device; copy it to a file")
+    return found.st_size

@@ -66,7 +66,7 @@ def demo(
         raise DataError(f"--json {json_file}: expected a file in a folder that exists")
     state = state_dir or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     options = DemoOptions(
-        state_dir=state.resolve(),
+        state_dir=state.absolute(),
         dataset=dataset,
         nodes=nodes,
         data_dir=data_dir,
@@ -248,7 +248,9 @@ def export(
 
 @app.command()
 def init(
-    state_dir: Annotated[Path, typer.Argument(help="Folder for server.key, ledger.db and HEAD.")],
+    state_dir: Annotated[
+        Path, typer.Argument(help="Folder for server.key, ledger.db and HEAD.", resolve_path=True)
+    ],
     admin_key: Annotated[
         str | None,
         typer.Option(help="Public key (hexadecimal) that alone enrols; open enrolment without."),
@@ -274,22 +276,21 @@ def init(
     from rtc_flower.keys import check_public_key, load_or_create_key
     from rtc_flower.ledger import Ledger
 
-    state = state_dir.resolve()
     admin = None if admin_key is None else _hex(admin_key, "--admin-key")
     if admin is not None:
         with judged_by("--admin-key"):
             check_public_key(admin)
-    if (state / "ledger.db").exists():
-        raise LedgerError(f"{state / 'ledger.db'} exists already; a ledger is never overwritten")
+    if (path := state_dir / "ledger.db").exists():
+        raise LedgerError(f"{path} exists already; a ledger is never overwritten")
     note = None if continues is None else read_text(continues)
     with judged_by(f"--continues {continues}"):
         old = None if note is None else Checkpoint.parse(note)
     if old is not None and not 0 < old.size < 2**64:
         raise FormatError(f"{continues}: expected a size from 1, of 64 bits, got {old.size}")
-    key = load_or_create_key(state / "server.key")
+    key = load_or_create_key(state_dir / "server.key")
     enrolment = Enrolment.OPEN if admin is None else Enrolment.ROSTER
     with Ledger.create(
-        state / "ledger.db",
+        path,
         key,
         enrolment=enrolment,
         admin_key=admin,
@@ -317,7 +318,7 @@ def init(
 
 @app.command()
 def abort(
-    state_dir: Annotated[Path, typer.Argument(help="Folder with server.key and ledger.db.")],
+    state_dir: cli_keys.StateDir,
     head_file: Annotated[
         Path | None,
         typer.Option(help="The server's head file; HEAD beside the ledger if left out."),
@@ -327,7 +328,7 @@ def abort(
     from rtc_flower.admin import open_state
 
     cli_keys.say_unknown_head(state_dir, head_file)
-    with open_state(state_dir.resolve(), head_file=head_file) as ledger:
+    with open_state(state_dir, head_file=head_file) as ledger:
         if ledger.replay.open_task is None:
             raise LedgerError(f"{ledger.path}: expected an open task, found none")
         ledger.abort()

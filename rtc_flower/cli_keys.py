@@ -12,9 +12,12 @@ from rtc_flower.errors import FormatError
 if TYPE_CHECKING:
     from rtc_flower.roster import Roster
 
-__all__ = ["add_commands", "say_unknown_head"]
+__all__ = ["StateDir", "add_commands", "say_unknown_head", "unknown_head"]
 
-StateDir = Annotated[Path, typer.Argument(help="The server's folder: server.key and ledger.db.")]
+StateDir = Annotated[
+    Path,
+    typer.Argument(help="The server's folder: server.key and ledger.db.", resolve_path=True),
+]
 HeadFile = Annotated[
     Path | None, typer.Option(help="The server's head file; HEAD beside the ledger if left out.")
 ]
@@ -41,13 +44,21 @@ def add_commands(app: typer.Typer, roster: typer.Typer) -> None:
 
 def say_unknown_head(state_dir: Path, head_file: Path | None) -> None:
     """Say that a ledger is about to be opened without the head that shows how old it is."""
-    head = head_file or state_dir / "HEAD"
-    if (state_dir / "ledger.db").exists() and not head.exists():
-        typer.echo(
-            f"head: not checked: {head} is not there, so nobody can tell how old this ledger is; "
-            "it is made now",
-            err=True,
-        )
+    if (state_dir / "ledger.db").exists():
+        unknown = unknown_head(head_file or state_dir / "HEAD")
+        if unknown:
+            typer.echo(f"head: {unknown} this ledger is; it is made now", err=True)
+
+
+def unknown_head(head: Path) -> str:
+    """Why a head file cannot show how old something is; "" where it can.
+
+    A power cut may leave it empty, which is as good as none.
+    """
+    if head.exists() and head.stat().st_size:
+        return ""
+    found = "empty" if head.exists() else "not there"
+    return f"not checked: {head} is {found}, so nobody can tell how old"
 
 
 def keygen(
@@ -60,12 +71,14 @@ def keygen(
 
 
 def node_key(
-    state_dir: Annotated[Path, typer.Argument(help="The node's folder; made if need be.")],
+    state_dir: Annotated[
+        Path, typer.Argument(help="The node's folder; made if need be.", resolve_path=True)
+    ],
 ) -> None:
     """Print a node's public key, for enrolment; it is made when there is none."""
     from rtc_flower.clients.voter import Voter
 
-    typer.echo(Voter(state_dir.resolve(), name="").key.public.hex())
+    typer.echo(Voter(state_dir, name="").key.public.hex())
 
 
 def rotate_server_key(state_dir: StateDir, head_file: HeadFile = None) -> None:
@@ -73,7 +86,7 @@ def rotate_server_key(state_dir: StateDir, head_file: HeadFile = None) -> None:
     from rtc_flower.admin import rotate_server_key as run
 
     say_unknown_head(state_dir, head_file)
-    typer.echo(f"server_key: {run(state_dir.resolve(), head_file=head_file).public.hex()}")
+    typer.echo(f"server_key: {run(state_dir, head_file=head_file).public.hex()}")
 
 
 def request(
@@ -123,7 +136,7 @@ def apply(
     with judged_by("V6"):
         signed = SignedRoster.from_json(read_text(file))
     say_unknown_head(state_dir, head_file)
-    with open_state(state_dir.resolve(), head_file=head_file) as ledger, judged_by("V6"):
+    with open_state(state_dir, head_file=head_file) as ledger, judged_by("V6"):
         apply_roster(ledger, signed)
     _print_roster(signed.roster)
 
@@ -140,7 +153,7 @@ def _change(
 
     added, renewed = _pairs(enrol), _pairs(rotate)
     say_unknown_head(state_dir, head_file)
-    with open_state(state_dir.resolve(), head_file=head_file) as ledger:
+    with open_state(state_dir, head_file=head_file) as ledger:
         roster = change_roster(ledger, enrol=added, revoke=revoke or [], rotate=renewed)
     _print_roster(roster)
 

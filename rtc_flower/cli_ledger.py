@@ -116,7 +116,9 @@ def compare(
     """Tell whether two checkpoints or ledgers are of one history.
 
     Exit code 0 consistent, 1 inconsistent (a proof is written), 2 cannot say,
-    also when a file is missing or is no good checkpoint or ledger.
+    also when a file is missing or is no good checkpoint or ledger, or nobody can
+    tell whose signatures those are (two checkpoints without --server-key and
+    --identity).
 
     With --proof: 0 it holds, 1 it proves nothing, 2 it cannot be read, or
     nobody can tell whose signatures those are.
@@ -253,14 +255,12 @@ def restore(
 
     The server's key is in no backup: bring server.key back beside the ledger.
     """
+    from rtc_flower.cli_keys import unknown_head
     from rtc_flower.maintenance import restore as run
 
-    head = head_file or ledger.with_name("HEAD")
-    known = head.exists()
+    unknown = unknown_head(head_file or ledger.with_name("HEAD"))
     report = run(source, ledger, head_file=head_file)
-    note = (
-        "ok" if known else f"not checked: {head} is not there, so nobody can tell how old this is"
-    )
+    note = f"{unknown} this is" if unknown else "ok"
     said = {"restored": str(ledger), "entries": report.entries, "head": note}
     if not (key := ledger.with_name("server.key")).exists():
         said["server_key"] = f"not there: bring {key} back to go on with this ledger"

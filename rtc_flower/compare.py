@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rtc_flower.carried import judged_by, read_text
+from rtc_flower.carried import file_size, judged_by, read_text
 from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.entries import NUMBERS, Genesis, ServerKey
 from rtc_flower.errors import FormatError, LedgerError, LedgerFormatError, SignatureError
@@ -213,12 +213,13 @@ class Comparison:
     Attributes
     ----------
     verdict : str
-        ``consistent``, ``inconsistent`` or ``cannot say``.
+        ``consistent``, ``inconsistent`` or ``cannot say``: also where signatures were not checked,
+        since anybody can write a note that nobody signed.
     detail : str
     signed : bool
         Whether the signatures of the two checkpoints were checked.
     proof : TwoHistories or None
-        When they are inconsistent.
+        When they are inconsistent; it holds for whoever knows whose signatures those are.
     """
 
     verdict: str
@@ -285,6 +286,7 @@ def _is_database(path: Path) -> bool:
         what = f"found a folder; name {path / 'ledger.db'}"
         raise FormatError(f"{path}: expected a checkpoint or a ledger, {what}")
     try:
+        file_size(path)
         with path.open("rb") as file:
             return file.read(len(_SQLITE)) == _SQLITE
     except OSError as error:
@@ -343,10 +345,11 @@ def _two_notes(one: Statement, other: Statement) -> Comparison:
             "with each",
             both,
         )
-    if a.root == b.root:
-        return Comparison("consistent", f"the same {a.size} entries", both)
-    proof = TwoHistories(one, other, b.root, ())
-    return Comparison("inconsistent", f"two roots for the same {a.size} entries", both, proof)
+    same = a.root == b.root
+    verdict = "cannot say" if not both else "consistent" if same else "inconsistent"
+    detail = f"the same {a.size} entries" if same else f"two roots for the same {a.size} entries"
+    proof = None if same else TwoHistories(one, other, b.root, ())
+    return Comparison(verdict, detail, both, proof)
 
 
 def _with_ledger(statement: Statement, history: _History) -> Comparison:

@@ -69,7 +69,7 @@ def repair(path: Path, *, blocks: bool | None = None) -> Report:
     LedgerLockedError
         If a server is writing it.
     """
-    path = path.resolve()  # a link stays one
+    path = Path(os.path.realpath(path))  # a link stays one
     lock = WriterLock(path)
     try:
         with drafting(path) as draft:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -182,6 +183,41 @@ def test_compare_accuses_nobody_of_what_it_cannot_read(
     assert f"name {ledger}" in err
 
 
+def test_a_pipe_or_a_device_is_refused_and_not_waited_for(
+    state: Path, tmp_path: Path, run: Run
+) -> None:
+    ledger, note = state / "ledger.db", state / "HEAD"
+    pipe, endless = tmp_path / "pipe", tmp_path / "endless"
+    os.mkfifo(pipe)
+    endless.symlink_to("/dev/zero")
+    for bad in (pipe, endless):
+        for words, expected in (
+            (("verify", ledger, "--checkpoint", bad), 1),
+            (("verify", ledger, "--receipt", bad), 1),
+            (("receipt", bad), 1),
+            (("compare", bad, ledger), 2),
+            (("compare", note, note, "--identity", bad), 2),
+            (("compare", "--proof", bad), 2),
+            (("roster", "apply", state, bad), 1),
+            (("init", tmp_path / "new", "--continues", bad), 1),
+        ):
+            code, _, err = run(*words)
+            assert (code, f"{bad}: expected a file, found a pipe" in err) == (expected, True), words
+
+
+def test_a_link_to_itself_is_no_traceback(state: Path, tmp_path: Path, run: Run) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for words in (
+        ("repair", loop), ("rotate-server-key", loop), ("abort", loop), ("init", loop),
+        ("node-key", loop), ("verify", loop),
+    ):  # fmt: skip
+        code, out, err = run(*words)
+        assert (code, str(loop) in " ".join((out + err).split())) == (1, True), words
+    code, _, err = run("rotate-server-key", state, "--head-file", loop)
+    assert (code, "loop is not there" in err) == (0, True)
+
+
 def test_twins_are_compared_and_the_proof_is_checked_elsewhere(
     state: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,8 +236,8 @@ def test_twins_are_compared_and_the_proof_is_checked_elsewhere(
     assert code == 0
     assert "proof: holds" in out
 
-    code, _, _ = run("compare", state / "HEAD", twin / "HEAD", "-o", tmp_path / "proof")
-    assert code == 1
+    code, out, _ = run("compare", state / "HEAD", twin / "HEAD", "-o", tmp_path / "proof")
+    assert (code, out[:19]) == (2, "compare: cannot say")
     assert run("compare", "--proof", tmp_path / "proof")[0] == 2  # nobody knows whose those are
     with open_state(state) as opened:
         key = opened.key.public.hex()
@@ -384,7 +420,13 @@ def test_a_head_file_that_is_not_there_is_said(state: Path, tmp_path: Path, run:
     assert run("rotate-server-key", state, "--head-file", head)[::2] == (0, "")
     (state / "HEAD").unlink()
     assert "HEAD is not there" in run("roster", "revoke", state, "node 0")[2]
-    assert run("roster", "revoke", state, "node 1")[2] == ""
+    (state / "HEAD").write_text("")  # a power cut
+    assert "HEAD is empty" in run("roster", "revoke", state, "node 1")[2]
+    assert run("roster", "revoke", state, "node 2")[2] == ""
+    (tmp_path / "HEAD").write_text("")
+    out = run("restore", state / "ledger.db", tmp_path / "copy.db")[1]
+    assert "head: not checked: " in out
+    assert "HEAD is empty" in out
     assert "elsewhere is not there" in run("abort", state, "--head-file", tmp_path / "elsewhere")[2]
 
 
