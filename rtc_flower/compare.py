@@ -40,7 +40,7 @@ class Identity:
     rotations : bytes
         Leaves of every server key since (`rtc_flower.wire.join_leaves`).
     server_key : bytes
-        The key, when GENESIS is not at hand; empty otherwise.
+        A key that the reader brings, or empty; where GENESIS is at hand, it must lead to it.
     """
 
     genesis: bytes = b""
@@ -82,6 +82,16 @@ class Identity:
             receipt = KeptReceipt.from_json(text)
             receipt.check()
         return cls(receipt.genesis, receipt.rotations)
+
+
+def _expect_key(key: bytes, ledger_id: bytes, *identities: Identity) -> None:
+    """Refuse what is not of the server whose ``key`` the reader brings, if any."""
+    found = [known for identity in identities for known in identity.keys(ledger_id)]
+    if key and key not in found:
+        raise SignatureError(
+            f"expected a ledger of the server with key {key.hex()[:16]}..., got one of "
+            f"{found[0].hex()[:16]}..."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +163,9 @@ class TwoHistories:
         (first, signed), (second, also) = self.first.check(), self.second.check()
         if first.ledger_id != second.ledger_id:
             raise FormatError("expected two checkpoints of one ledger, got those of two ledgers")
+        identities = self.first.identity, self.second.identity
+        for identity in identities:
+            _expect_key(identity.server_key, first.ledger_id, *identities)
         if not 0 < first.size <= second.size:
             raise FormatError(f"expected sizes in order, got {first.size} and {second.size}")
         verify_consistency(
@@ -183,7 +196,7 @@ class TwoHistories:
         Parameters
         ----------
         server_key : bytes
-            For a proof that holds no GENESIS.
+            The server that it has to be about; needed where the proof holds no GENESIS.
 
         Raises
         ------
@@ -317,7 +330,7 @@ def compare(first: Path, second: Path, *, identity: Identity | None = None) -> C
     histories = [side for _, side in sides if isinstance(side, _History)]
     notes = [(str(path), side) for path, side in sides if isinstance(side, str)]
     if len(histories) == 2:
-        return _two_ledgers(*histories)
+        return _two_ledgers(identity, *histories)
     known = identity or (histories[0].identity if histories else Identity())
     ids = {history.ledger_id for history in histories}
     for name, note in notes:
@@ -373,9 +386,11 @@ def _with_ledger(statement: Statement, history: _History) -> Comparison:
     )
 
 
-def _two_ledgers(one: _History, other: _History) -> Comparison:
+def _two_ledgers(known: Identity | None, one: _History, other: _History) -> Comparison:
     if one.ledger_id != other.ledger_id:
         return Comparison("cannot say", "they are two different ledgers")
+    for key in known.keys(one.ledger_id)[:1] if known else ():
+        _expect_key(key, one.ledger_id, one.identity, other.identity)
     shorter, longer = sorted((one, other), key=lambda history: history.size)
     shorter.statement(shorter.size)
     longer.statement(longer.size)

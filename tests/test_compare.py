@@ -132,6 +132,10 @@ def test_two_checkpoints(twins: tuple[Path, Path], tmp_path: Path) -> None:
     assert TwoHistories.from_json(text, server_key=SERVER.public).check()
     with pytest.raises(SignatureError):
         TwoHistories.from_json(text, server_key=NEXT.public).check()
+    text = proved(signed).to_json()  # with GENESIS in it a key is not needed, but one that is
+    assert TwoHistories.from_json(text, server_key=SERVER.public).check()  # brought must fit
+    with pytest.raises(SignatureError, match="expected a ledger of the server with key"):
+        TwoHistories.from_json(text, server_key=NEXT.public).check()
     older = write(tmp_path / "older", note_of(twins[0], 4))
     assert compare(mine, older).exit_code == 2
 
@@ -156,6 +160,22 @@ def test_a_rotated_key_signs_as_the_server(twins: tuple[Path, Path]) -> None:
         compare(head(twins[0]), twins[1])
     found = compare(head(twins[0]), twins[1], identity=Identity.read(twins[0]))
     assert proved(found).check()
+
+
+def test_two_ledgers_are_those_of_the_server_that_the_reader_knows(
+    twins: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with Ledger(twins[0], SERVER) as ledger:
+        ledger.rotate_key(NEXT)
+    for key in (SERVER.public, NEXT.public):  # one history has it
+        assert compare(*twins, identity=Identity(server_key=key)).exit_code == 1
+    with pytest.raises(SignatureError, match="expected a ledger of the server with key"):
+        compare(*twins, identity=Identity(server_key=voter(0).public))
+    assert compare(*twins, identity=Identity.read(twins[1])).exit_code == 1
+    with Ledger.create(tmp_path / "ledger.db", SERVER) as other:
+        pass
+    with pytest.raises(FormatError, match="expected GENESIS of ledger"):
+        compare(*twins, identity=Identity.read(other.path))
 
 
 def test_different_ledgers_cannot_be_compared(twins: tuple[Path, Path], tmp_path: Path) -> None:
