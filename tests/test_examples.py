@@ -171,6 +171,17 @@ def test_a_readme_names_only_keys_and_files_that_exist(app: str) -> None:
             assert (EXAMPLES / app / f"{name}.py").is_file()
 
 
+@pytest.mark.parametrize("app", APPS)
+def test_a_readme_gives_every_node_a_port_of_its_own(app: str) -> None:
+    text = (EXAMPLES / app / "README.md").read_text()
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    stub = 'flower-supernode() { echo "$5"; }\n'  # --insecure --superlink ADDRESS --port PORT
+    started = "".join(stub + block + "wait\n" for block in blocks if "flower-supernode" in block)
+    ran = subprocess.run(["bash", "-c", started], capture_output=True, text=True, check=True)
+    ports = ran.stdout.split()
+    assert len(set(ports)) == len(ports) >= 3
+
+
 def test_apps_without_a_state_dir_say_what_to_do(module: Load) -> None:
     with pytest.raises(TaskError, match=r"state_dir must be an absolute path"):
         run_in_memory(module, "task-pool", [], {})
