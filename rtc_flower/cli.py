@@ -211,7 +211,7 @@ def _show_task(ledger: Path, task: int, as_json: bool) -> None:
         return
     from rtc_flower.display import console, printable, records_table
 
-    console().print(records_table(rows, f"task {task}"))
+    console().print(records_table(rows, f"task {task}", empty="nobody voted"))
     for name, reason in votes.absent.items():
         console().print(f"absent: {printable(name)} ({reason})", markup=False)
 
@@ -363,7 +363,7 @@ def _print_records(records: list[dict[str, Any]], as_json: bool, title: str) -> 
         return
     from rtc_flower.display import console, records_table
 
-    console().print(records_table(records, title))
+    console().print(records_table(records, title, empty="nobody is enrolled"))
 
 
 def main() -> None:

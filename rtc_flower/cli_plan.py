@@ -41,6 +41,12 @@ def plan(
     """Say what accuracy to expect, how many nodes are needed, and which stop rule to use."""
     if ledger is not None:
         known = _estimate(ledger)
+        if accuracy is None or icc is None:
+            typer.echo(
+                "note: estimated against the outcomes, not the truth: errors that the nodes of "
+                "this ledger share are not seen",
+                err=True,
+            )
         classes = known[0] if classes is None else classes
         accuracy = known[1] if accuracy is None else accuracy
         icc = known[2] if icc is None else icc

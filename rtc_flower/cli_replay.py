@@ -72,7 +72,10 @@ def replay(
     if json_file is not None:
         write_atomically(json_file, json.dumps(figures, indent=2) + "\n")
     console().print(
-        records_table({"figure": name, "value": str(value)} for name, value in figures.items())
+        records_table(
+            {"figure": name, "value": "not known: no --truth" if value is None else str(value)}
+            for name, value in figures.items()
+        )
     )
     if result.verify != "ok":
         raise typer.Exit(1)

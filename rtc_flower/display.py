@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -23,11 +23,15 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
 
 
-def records_table(records: Iterable[dict[str, Any]], title: str = "") -> Table:
-    """Table of records that share their keys; numbers to the right."""
+def records_table(
+    records: Iterable[dict[str, Any]], title: str = "", *, empty: str = "none"
+) -> RenderableType:
+    """Table of records that share their keys; numbers to the right. ``empty`` if there is none."""
     rows = list(records)
+    if not rows:
+        return Text(f"{title}: {empty}" if title else empty)
     table = Table(title=title or None, title_justify="left", header_style="bold")
-    for name in rows[0] if rows else ():
+    for name in rows[0]:
         numeric = all(isinstance(row[name], int | float | None) for row in rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
@@ -36,9 +40,9 @@ def records_table(records: Iterable[dict[str, Any]], title: str = "") -> Table:
     return table
 
 
-def tasks_table(tasks: Iterable[TaskRow]) -> Table:
+def tasks_table(tasks: Iterable[TaskRow]) -> RenderableType:
     """One line per task: what was asked, who answered, and how it ended."""
-    return records_table(
+    rows = [
         {
             "task": row.task,
             "samples": row.n,
@@ -53,7 +57,8 @@ def tasks_table(tasks: Iterable[TaskRow]) -> Table:
             "cosigned by": "" if row.reason is None else f"{row.cosigned} of {row.enrolled}",
         }
         for row in tasks
-    )
+    ]
+    return records_table(rows, empty="no task was posted yet")
 
 
 def draw_forks(forks: SampleForks, *, task: int, sample: int, root: str = "TASK") -> Group:

@@ -246,7 +246,9 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, 
                     yield reader.line_num, _fields(path, reader.line_num, row, places, columns)
             if not found:
                 raise DataError(f"{path} has a header and no rows")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: expected a CSV file ({error})") from error
 
 

@@ -217,6 +217,22 @@ def test_plan_names_the_option_that_is_out_of_range(option: str, value: str, run
     assert said.err.startswith(f"error: {option} must be ")
 
 
+def test_plan_from_a_ledger_says_what_its_estimate_is(ledger: Path, run: Run) -> None:
+    said = run("plan", "--nodes", 5, "--ledger", ledger)
+    assert said.code == 0
+    assert "not the truth" in said.err
+    known = run("plan", "--nodes", 5, "--ledger", ledger, "--accuracy", 0.8, "--icc", 0.1)
+    assert (known.code, known.err) == (0, "")
+
+
+def test_replay_without_a_truth_says_that_accuracy_is_not_known(tmp_path: Path, run: Run) -> None:
+    votes = tmp_path / "votes.csv"
+    votes.write_text("node,sample,class\nann,x1,cat\nben,x1,cat\nann,x2,dog\n")
+    said = run("replay", votes, "--ledger", tmp_path / "replayed.db")
+    assert said.code == 0
+    assert "not known: no --truth" in said.out
+
+
 def test_replay_tells_the_form_of_its_files(run: Run) -> None:
     text = " ".join(run("replay", "--help").out.split())
     for words in ("node,sample,class", "is an abstention", "array 'votes'", "sample,class"):
@@ -401,6 +417,13 @@ def test_roster_list_shows_who_may_vote(ledger: Path, run: Run) -> None:
     said = run("roster", "list", ledger)
     assert said.code == 0
     assert all(name in said.out for name in names)
+
+
+def test_what_is_empty_says_so(tmp_path: Path, run: Run) -> None:
+    assert run("init", tmp_path / "new").code == 0
+    assert run("show", tmp_path / "new" / "ledger.db").out == "no task was posted yet\n"
+    said = run("roster", "list", tmp_path / "new" / "ledger.db")
+    assert said.out == "roster: nobody is enrolled\n"
 
 
 def test_abort_closes_the_open_task_and_nothing_else(tmp_path: Path, run: Run) -> None:
