@@ -14,9 +14,11 @@ from typing import Any
 
 from rtc_flower.carried import file_size, judged_by, read_text
 from rtc_flower.checkpoint import Checkpoint
+from rtc_flower.encoding import TAG_SERVER_KEY
 from rtc_flower.entries import NUMBERS, Genesis, ServerKey
 from rtc_flower.errors import FormatError, LedgerError, LedgerFormatError, SignatureError
 from rtc_flower.files import reading
+from rtc_flower.keys import check_signature
 from rtc_flower.merkle import Tree, leaf_hash, verify_consistency
 from rtc_flower.receipts import KeptReceipt
 from rtc_flower.textfiles import encode_fields, read_fields
@@ -86,6 +88,10 @@ class Identity:
 
 def _expect_key(key: bytes, ledger_id: bytes, *identities: Identity) -> None:
     """Refuse what is not of the server whose ``key`` the reader brings, if any."""
+    for leaf in [leaf for identity in identities for leaf in split_leaves(identity.rotations)]:
+        entry, _ = read_leaf(leaf, ServerKey)
+        if entry.key == key:  # anybody can hand over to a key whose owner knows nothing of it
+            check_signature(key, entry.new_signature, TAG_SERVER_KEY + ledger_id + key)
     found = [known for identity in identities for known in identity.keys(ledger_id)]
     if key and key not in found:
         raise SignatureError(

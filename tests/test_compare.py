@@ -13,6 +13,7 @@ from test_receipts import kept
 
 from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.compare import Comparison, Identity, Statement, TwoHistories, compare
+from rtc_flower.entries import encode_leaf
 from rtc_flower.errors import (
     FormatError,
     LedgerError,
@@ -22,6 +23,8 @@ from rtc_flower.errors import (
     UnsupportedError,
 )
 from rtc_flower.ledger import Ledger
+from rtc_flower.signatures import hand_over
+from rtc_flower.wire import join_leaves
 
 
 @pytest.fixture
@@ -160,6 +163,24 @@ def test_a_rotated_key_signs_as_the_server(twins: tuple[Path, Path]) -> None:
         compare(head(twins[0]), twins[1])
     found = compare(head(twins[0]), twins[1], identity=Identity.read(twins[0]))
     assert proved(found).check()
+
+
+def test_nobody_hands_over_to_a_key_that_is_not_his(
+    twins: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A stranger names the server's key as his next one, and signs two histories himself."""
+    with Ledger(twins[0], SERVER) as ledger:
+        leaf = ledger.leaf(0)
+        entry = hand_over(SERVER, NEXT, ledger_id=ledger.replay.ledger_id)
+    proof = proved(compare(*twins))
+    for forged in (entry, replace(entry, new_signature=entry.old_signature)):
+        rotations = join_leaves([encode_leaf(forged, 0)])
+        first = replace(proof.first, identity=Identity(leaf, rotations, NEXT.public))
+        if forged is entry:
+            assert replace(proof, first=first).check()
+        else:
+            with pytest.raises(SignatureError):
+                replace(proof, first=first).check()
 
 
 def test_two_ledgers_are_those_of_the_server_that_the_reader_knows(
