@@ -280,6 +280,8 @@ def init(
     if admin is not None:
         with judged_by("--admin-key"):
             check_public_key(admin)
+    if head_file is not None and not head_file.absolute().parent.is_dir():
+        raise LedgerError(f"--head-file {head_file}: expected a file in a folder that exists")
     if (path := state_dir / "ledger.db").exists():
         raise LedgerError(f"{path} exists already; a ledger is never overwritten")
     note = None if continues is None else read_text(continues)

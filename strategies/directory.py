@@ -12,7 +12,13 @@ from flwr.serverapp import Grid
 
 from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.entries import Enrolment
-from rtc_flower.errors import FormatError, KeyFormatError, LedgerError, RtcFlowerError
+from rtc_flower.errors import (
+    FormatError,
+    KeyFormatError,
+    LedgerError,
+    RtcFlowerError,
+    SignatureError,
+)
 from rtc_flower.files import check_seen
 from rtc_flower.keys import check_public_key
 from rtc_flower.ledger import Ledger
@@ -193,7 +199,16 @@ class Directory:
             return 0
         replay = self._ledger.replay
         held = Checkpoint.parse(note)
-        Checkpoint.verify(note, replay.key_at(held.size))  # not ours: the node is refused
+        try:
+            Checkpoint.verify(note, replay.key_at(held.size))
+        except SignatureError as error:  # not ours, as far as this ledger tells: it is refused
+            if held.size <= replay.size:
+                raise
+            raise SignatureError(
+                f"it holds a checkpoint of {held.size} entries under a key that this ledger of "
+                f"{replay.size} does not name. If the server's key was ever rotated, this may be "
+                "an old copy: stop, and compare it with that node's checkpoint"
+            ) from error
         check_seen(note, replay, source=f"node {name}")
         return held.size
 

@@ -13,7 +13,7 @@ from ledgers import log_of, query
 from populations import key_of, run, task, truthful
 
 from rtc_flower.admin import change_roster, make_key, open_state, rotate_server_key
-from rtc_flower.errors import LedgerError
+from rtc_flower.errors import LedgerError, QuorumError
 from rtc_flower.reading import list_tasks
 from rtc_flower.receipts import KeptReceipt
 from rtc_flower.simulator import SimulatedNode, silent
@@ -123,6 +123,25 @@ def test_s6_an_old_file_without_its_head_stops_at_the_first_hello(tmp_path: Path
     before = log_of(tmp_path / "ledger.db")
     with pytest.raises(LedgerError, match=r"it is an old copy, \d+ entries behind"):
         audited(tmp_path, nodes, seed=2)
+    assert log_of(tmp_path / "ledger.db") == before
+
+
+def test_s6_of_an_old_file_from_before_a_rotation_the_node_that_knows_is_refused(
+    tmp_path: Path,
+) -> None:
+    """Its newer checkpoint has a key that the old ledger cannot know: no proof, but a warning."""
+    nodes = [truthful(), truthful()]
+    audited(tmp_path, nodes)
+    for name in ("ledger.db", "server.key"):
+        shutil.copy(tmp_path / name, tmp_path / f"old {name}")
+    rotate_server_key(tmp_path)
+    audited(tmp_path, nodes, seed=1)
+    for name in ("ledger.db", "server.key"):
+        shutil.copy(tmp_path / f"old {name}", tmp_path / name)
+    (tmp_path / "HEAD").unlink()
+    before = log_of(tmp_path / "ledger.db")
+    with pytest.raises(QuorumError, match="this may be an old copy"):
+        audited(tmp_path, nodes, seed=2, wait_seconds=5.0)
     assert log_of(tmp_path / "ledger.db") == before
 
 

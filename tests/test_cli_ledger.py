@@ -246,6 +246,8 @@ def test_twins_are_compared_and_the_proof_is_checked_elsewhere(
         0
     ] == (1)
     assert run("compare", "--proof", tmp_path / "proof", "--server-key", "00" * 32)[0] == 1
+    assert run("compare", ledger, ledger, "--server-key", key)[0] == 0  # whose it is
+    assert run("compare", ledger, ledger, "--server-key", voter(0).public.hex())[0] == 2
     shutil.copy(ledger, tmp_path / "short.db")
     with open_state(state) as opened:
         opened.abort()
@@ -409,6 +411,15 @@ def test_an_old_head_that_genesis_cannot_hold_is_refused(
         assert (code, err[:7]) == (1, "error: ")
         assert "of 64 bits" in err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_ledger_is_not_made_for_a_head_that_cannot_be_written(tmp_path: Path, run: Run) -> None:
+    words = ("init", tmp_path / "state", "--head-file", tmp_path / "no disk" / "HEAD")
+    code, _, err = run(*words)
+    assert (code, "expected a file in a folder that exists" in err) == (1, True)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "no disk").mkdir()
+    assert run(*words)[0] == 0
 
 
 def test_a_head_file_that_is_not_there_is_said(state: Path, tmp_path: Path, run: Run) -> None:
