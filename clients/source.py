@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from types import CodeType, FunctionType, ModuleType
 
 __all__ = ["code_digest"]
@@ -19,6 +20,8 @@ __all__ = ["code_digest"]
 _CODE = (type, FunctionType)
 _STANDARD = str(Path(os.__file__).parent)
 _INSTALLED = frozenset(("site-packages", "dist-packages"))
+# Python 3.11 counts the depth of syntax trees for all threads in one place, and refuses one of two.
+_PARSER = Lock()
 
 
 def code_digest(objects: Iterable[object]) -> bytes:
@@ -116,7 +119,8 @@ def _imports(module: ModuleType) -> Iterator[str]:
 def _import_statements(file: str) -> tuple[tuple[int, str, str], ...]:
     """Level, module and name of every import that a file does whenever it is loaded."""
     try:
-        body = ast.parse("".join(linecache.getlines(file))).body
+        with _PARSER:
+            body = ast.parse("".join(linecache.getlines(file))).body
     except (SyntaxError, ValueError):  # a compiled file
         return ()
     found = list[tuple[int, str, str]]()

@@ -1,9 +1,13 @@
 import errno
+import gc
 import logging
 import os
 import stat
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +136,25 @@ def made_from(source: str) -> Any:
     names: dict[str, Any] = {"__name__": "__main__"}
     exec(source, names)
     return names["Model"]()
+
+
+def test_nodes_that_are_threads_read_their_code_at_one_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = "".join(f"    def f{i}(self):\n        return [({i}, self.f{i})]\n" for i in range(2000))
+    monkeypatch.syspath_prepend(tmp_path)
+    models = list[object]()
+    for number in range(4):
+        (tmp_path / f"model_of_{number}.py").write_text(f"class Model:\n{body}")
+        models.append(import_module(f"model_of_{number}").Model())
+    # Python runs other threads while it collects what one of them leaves as it parses.
+    gc.callbacks.append(lambda *_: time.sleep(0.001))
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            keys = set(pool.map(lambda model: model_key(model, HERE), models))
+    finally:
+        gc.callbacks.pop()
+    assert len(keys) == 4
 
 
 def test_code_without_a_source_counts_all_the_same() -> None:
