@@ -24,6 +24,7 @@ from rtc_flower.errors import (
     LedgerLockedError,
     UnsupportedError,
 )
+from rtc_flower.keys import SigningKey
 from rtc_flower.ledger import Ledger
 from rtc_flower.maintenance import backup, repair, restore
 from rtc_flower.reading import forks_of, list_tasks, outcome_rows
@@ -303,6 +304,19 @@ def test_s6_a_backup_behind_the_head_is_refused_and_says_by_how_much(
     shutil.move(tmp_path / "HEAD", tmp_path / "elsewhere")
     with pytest.raises(LedgerError, match="2 entries behind"):
         restore(tmp_path / "copy.db", path, head_file=tmp_path / "elsewhere")
+
+
+def test_s6_a_backup_from_before_a_new_server_key_is_named_as_old(
+    path: Path, tmp_path: Path
+) -> None:
+    backup(path, tmp_path / "copy.db")
+    with Ledger(path, SERVER) as ledger:
+        ledger.rotate_key(SigningKey.generate())
+        cast(ledger, voter(1), (0, 1, 2))
+    path.unlink()
+    with pytest.raises(LedgerError, match="HEAD: not of this ledger, or the ledger is old"):
+        restore(tmp_path / "copy.db", path)
+    assert not path.exists()
 
 
 def test_a_bad_a_foreign_and_a_newer_backup_are_refused(path: Path, tmp_path: Path) -> None:
