@@ -258,9 +258,12 @@ class Witness:
         if not leaves:
             bare = [path.stem for path in kept if not path.with_suffix(".receipt").exists()]
             return f"no receipt for my ballot for task {', '.join(bare)}" if bare else ""
-        entries = (decode_leaf(leaf)[0] for leaf in leaves)
-        stored = {entry.encode() for entry in entries if isinstance(entry, Ballot)}
-        lost = [path.stem for path in kept if path.read_bytes() not in stored]
+        mine = {path.read_bytes(): path.stem for path in kept}
+        for leaf in leaves:
+            entry, _ = decode_leaf(leaf)
+            if isinstance(entry, Ballot):
+                mine.pop(entry.encode(), None)
+        lost = mine.values()
         return f"my ballot is not in the log for task {', '.join(lost)}" if lost else ""
 
     # -- replica --------------------------------------------------------------------------
