@@ -188,8 +188,10 @@ def write_atomically(path: Path, text: str) -> None:
     Raises
     ------
     LedgerError
-        If the disk refuses it; ``path`` is as before.
+        If the disk refuses it, or a link, folder, pipe or device is there; ``path`` is as before.
     """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise LedgerError(f"{path}: cannot be written (neither a file nor a name that is free)")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(text)
@@ -245,5 +247,4 @@ def check_seen(note: str, replay: Replay, *, source: str) -> None:
 def check_head(path: Path, replay: Replay) -> None:
     """Refuse a ledger that is older than its HEAD file; `LedgerError`."""
     if path.exists() and path.stat().st_size:  # a power cut may leave it empty: as good as none
-        note = path.read_text(encoding="utf-8", errors="replace")
-        check_seen(note, replay, source=str(path))
+        check_seen(path.read_text(encoding="utf-8", errors="replace"), replay, source=str(path))

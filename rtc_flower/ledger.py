@@ -244,8 +244,7 @@ class Ledger:
             If a key may not be enrolled or a name is taken.
         """
         if self.replay.roster_key != self.replay.server_key:
-            what = "only the admin key enrols here; ask its holder for a signed roster"
-            raise errors.LedgerError(what)
+            raise errors.LedgerError("only the admin key enrols here; ask for a signed roster")
         roster = self.replay.roster.enrol(newcomers)
         self._append(roster.sign(self.key, ledger_id=self.replay.ledger_id))
 

@@ -215,7 +215,24 @@ def test_a_link_to_itself_is_no_traceback(state: Path, tmp_path: Path, run: Run)
         code, out, err = run(*words)
         assert (code, str(loop) in " ".join((out + err).split())) == (1, True), words
     code, _, err = run("rotate-server-key", state, "--head-file", loop)
-    assert (code, "loop is not there" in err) == (0, True)
+    assert (code, "loop: cannot be written" in err) == (1, True)
+
+
+def test_what_is_no_file_is_not_replaced_by_one(state: Path, tmp_path: Path, run: Run) -> None:
+    """Who may write /dev would lose /dev/null there."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for target in (pipe, link, tmp_path):
+        for words in (
+            ("export", state / "ledger.db", "--output", target),
+            ("rotate-server-key", state, "--head-file", target),
+        ):
+            code, _, err = run(*words)
+            assert (code, err.count("error: ")) == (1, 1), words
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert run("verify", state / "ledger.db", "--checkpoint", state / "HEAD")[0] == 0
 
 
 def test_twins_are_compared_and_the_proof_is_checked_elsewhere(
