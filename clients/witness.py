@@ -16,7 +16,7 @@ from pathlib import Path
 from rtc_flower.ballot import Ballot
 from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.consensus import Replay, rule_of
-from rtc_flower.encoding import decompress
+from rtc_flower.encoding import Reader, decompress
 from rtc_flower.entries import Genesis, ServerKey, decode_leaf
 from rtc_flower.errors import (
     BallotError,
@@ -214,7 +214,7 @@ class Witness:
             kept = KeptReceipt(
                 self._genesis,
                 self._rotations,
-                path.read_bytes(),
+                _read_ballot(path),
                 sent.index,
                 sent.time_ms,
                 sent.proof,
@@ -359,6 +359,18 @@ def _read_receipt(path: Path, *, check: bool = False) -> KeptReceipt:
             "next audit brings it again"
         ) from error
     return receipt
+
+
+def _read_ballot(path: Path) -> bytes:
+    """What this node signed; `DataError` if its own disk damaged it."""
+    payload = path.read_bytes()
+    try:
+        Ballot.read(Reader(payload)).check_signature()
+    except RtcFlowerError as error:
+        raise DataError(
+            f"{path}: the ballot that this node signed was damaged ({error}); bring a copy back"
+        ) from error
+    return payload
 
 
 def _without_tail(data: bytes) -> bytes:

@@ -169,6 +169,13 @@ def test_a_damaged_memory_of_the_node_accuses_nobody(node: Node) -> None:
             with pytest.raises(DataError, match="was damaged"):
                 node.audit(silent)
         path.write_bytes(whole)
+    (ballot,) = directory.glob("*.ballot")
+    whole = ballot.read_bytes()
+    for damaged in (b"", whole[:-1], whole + b"x", whole[:-1] + bytes([whole[-1] ^ 1])):
+        ballot.write_bytes(damaged)
+        with pytest.raises(DataError, match="the ballot that this node signed was damaged"):
+            node.audit(node.request())
+    ballot.write_bytes(whole)
     assert node.audit(node.request()).verdict == "ok"
 
 
