@@ -107,8 +107,8 @@ def report_view(report: Report) -> Group:
             text.append(f"\n{printable(step.detail)}", style=_COLOURS[step.verdict])
         table.add_row(step.number, verdict, text)
     counts = (
-        f"{report.entries} entries, {report.tasks} tasks, {report.ballots} ballots, "
-        f"{report.votes} votes; ledger {report.ledger_id[:16]}"
+        f"entries {report.entries:,}, tasks {report.tasks:,}, ballots {report.ballots:,}, "
+        f"votes {report.votes:,}; ledger {report.ledger_id[:16]}"
     )
     notes = [Text(f"note: {printable(note)}", style="yellow") for note in report.notes]
     style = "green" if report.exit_code == 0 else "bold red"

@@ -354,7 +354,7 @@ class ProofOfPrediction(Strategy):
 
     def summary(self) -> None:
         """Log the configuration."""
-        log(INFO, "\t├──> Proof of Prediction: %d tasks, rule %s", len(self.tasks), self._rule())
+        log(INFO, "\t├──> Proof of Prediction: rule %s, tasks: %d", self._rule(), len(self.tasks))
         log(INFO, "\t├──> at least %d nodes, %.0f s each", self.min_nodes, self.deadline)
         log(INFO, "\t└──> ledger %s", self.state_dir / "ledger.db")
 
