@@ -95,7 +95,8 @@ class ModelStore:
     def get(self, contract: Any, data_fingerprint: bytes) -> Any | None:
         """Return the contract as it was trained on these data, or None where it was not yet.
 
-        A damaged file is a miss: it is named in a warning, and the next `put` replaces it.
+        A damaged file is a miss: it is named in a warning, and the next `put` replaces it. So is a
+        contract that has no key.
 
         Parameters
         ----------
@@ -105,10 +106,10 @@ class ModelStore:
         data_fingerprint : bytes
             See `rtc_flower.clients.data.fingerprint`.
         """
-        path = self._path(model_key(contract, data_fingerprint))
         try:
+            path = self._path(contract, data_fingerprint)
             content = path.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, ContractError):  # `put` says why there is no key
             return None
         except OSError as error:
             _LOG.warning("model %s cannot be read and is trained again: %s", path, error)
@@ -131,18 +132,19 @@ class ModelStore:
         Raises
         ------
         ContractError
-            Its ``dumps`` failed, or it has none and cannot be pickled.
+            Its ``dumps`` failed, or it has none and cannot be pickled; or it has no key, since
+            what it tells of itself raises.
         OSError
             The disk is full or failed; an earlier file of the same key is untouched.
         """
-        payload = _payload(contract)
-        self._write(
-            self._path(model_key(contract, data_fingerprint)),
-            hashlib.sha256(payload).digest() + payload,
-        )
+        path, payload = self._path(contract, data_fingerprint), _payload(contract)
+        self._write(path, hashlib.sha256(payload).digest() + payload)
 
-    def _path(self, key: str) -> Path:
-        return self.directory / f"{key}.model"
+    def _path(self, contract: Any, data_fingerprint: bytes) -> Path:
+        try:
+            return self.directory / f"{model_key(contract, data_fingerprint)}.model"
+        except Exception as error:  # whatever the object's own methods raise
+            raise ContractError(f"{type(contract).__name__} cannot be kept: {error!r}") from error
 
     def _write(self, path: Path, content: bytes) -> None:
         # mkstemp gives mode 0600 and a name that no other writer has.

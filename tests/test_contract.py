@@ -87,6 +87,20 @@ def test_a_model_that_cannot_be_kept_votes_all_the_same(
     assert "Can't pickle local object" in warnings[0]
 
 
+def test_a_model_that_cannot_tell_its_settings_votes_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Mute(Counting):
+        def get_params(self) -> dict[str, object]:
+            raise AttributeError("no such setting: 4711")
+
+    FITTED.clear()
+    for _ in range(2):
+        assert votes(Contract(Mute(), data), tmp_path) == [2, 2, 2]
+    assert FITTED == [4, 4]
+    assert caplog.text.count("trains it again: Mute cannot be kept: AttributeError('no such") == 2
+
+
 def test_a_disk_too_full_for_the_model_does_not_cost_the_vote(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
