@@ -258,12 +258,12 @@ class Witness:
         if not leaves:
             bare = [path.stem for path in kept if not path.with_suffix(".receipt").exists()]
             return f"no receipt for my ballot for task {', '.join(bare)}" if bare else ""
-        mine = {path.read_bytes(): path.stem for path in kept}
+        mine = {path.read_bytes(): path for path in kept}
         for leaf in leaves:
             entry, _ = decode_leaf(leaf)
             if isinstance(entry, Ballot):
                 mine.pop(entry.encode(), None)
-        lost = mine.values()
+        lost = [path.stem for path in mine.values() if _read_ballot(path)]  # or is it its disk?
         return f"my ballot is not in the log for task {', '.join(lost)}" if lost else ""
 
     # -- replica --------------------------------------------------------------------------

@@ -8,7 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from ledgers import NEXT, SERVER, cast, consistency_proof, forge, log_of, open_ledger, post, voter
+from ledgers import (
+    NEXT,
+    SERVER,
+    cast,
+    consistency_proof,
+    forge,
+    log_of,
+    make_ballot,
+    open_ledger,
+    post,
+    voter,
+)
 
 from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.clients.witness import Witness
@@ -175,6 +186,8 @@ def test_a_damaged_memory_of_the_node_accuses_nobody(node: Node) -> None:
         ballot.write_bytes(damaged)
         with pytest.raises(DataError, match="the ballot that this node signed was damaged"):
             node.audit(node.request())
+        with pytest.raises(DataError, match="the ballot that this node signed was damaged"):
+            node.audit(silent)  # as of a ballot under an older key, for which no receipt is sent
     ballot.write_bytes(whole)
     assert node.audit(node.request()).verdict == "ok"
 
@@ -306,7 +319,8 @@ def test_a_ballot_lost_before_its_receipt_is_told_by_its_voter(
 ) -> None:
     node = Node(tmp_path / "me", ledger)
     tally = post(ledger, 3)
-    node.witness.ballot_path(tally.task_id).write_bytes(b"signed and lost")
+    lost = make_ballot(ledger.replay, ME, (0, 1, 2)).encode()
+    node.witness.ballot_path(tally.task_id).write_bytes(lost)
     reply = node.audit()
     assert reply.verdict == "ok"
     assert tally.task_id.hex() in reply.detail
