@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -126,14 +127,14 @@ def compare(
     from rtc_flower.compare import Identity
 
     if proof is not None and first is None:
-        raise typer.Exit(_check_proof(proof, _key(server_key), as_json))
+        raise typer.Exit(_check_proof(proof, _key(server_key), identity, as_json))
     with _cannot_say():
         if proof is not None or first is None or second is None:
             raise LedgerError("compare needs two checkpoints or ledgers, or --proof alone")
         key = _key(server_key)
         known = Identity(server_key=key) if key else None
         if identity is not None:
-            known = Identity.read(identity)
+            known = replace(Identity.read(identity), server_key=key)
     raise typer.Exit(_compare(first, second, known, output, as_json))
 
 
@@ -159,15 +160,16 @@ def _key(text: str | None) -> bytes:
     return key
 
 
-def _check_proof(path: Path, key: bytes, as_json: bool) -> int:
+def _check_proof(path: Path, key: bytes, identity: Path | None, as_json: bool) -> int:
     from rtc_flower.carried import judged_by, read_any
     from rtc_flower.checkpoint import Checkpoint
-    from rtc_flower.compare import TwoHistories
+    from rtc_flower.compare import Identity, TwoHistories
 
     with _cannot_say():
         text = read_any(path)
+        known = None if identity is None else Identity.read(identity)
     with judged_by("section 1.4"):
-        proof = TwoHistories.from_json(text, server_key=key)
+        proof = TwoHistories.from_json(text, server_key=key, identity=known)
         signed = proof.check()
     first = Checkpoint.parse(proof.first.note)
     said = {

@@ -8,7 +8,7 @@ size and a larger tree in which that size has another root. The proof needs no l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -196,18 +196,22 @@ class TwoHistories:
         return encode_fields("proof of two histories", 1, fields)
 
     @classmethod
-    def from_json(cls, text: str, *, server_key: bytes = b"") -> TwoHistories:
+    def from_json(
+        cls, text: str, *, server_key: bytes = b"", identity: Identity | None = None
+    ) -> TwoHistories:
         """Inverse of `to_json`.
 
         Parameters
         ----------
         server_key : bytes
             The server that it has to be about; needed where the proof holds no GENESIS.
+        identity : Identity, optional
+            The ledger that it has to be about; serves where the proof holds no GENESIS.
 
         Raises
         ------
-        FormatError
-            If it is truncated or something else.
+        FormatError, SignatureError
+            If it is truncated or something else, or not about the ledger of ``identity``.
         UnsupportedError
             If it is of a newer version.
         """
@@ -222,6 +226,13 @@ class TwoHistories:
             )
             for name in ("first", "second")
         )
+        if identity is not None:
+            identity.keys(Checkpoint.parse(first.note).ledger_id)
+            brought = replace(identity, server_key=server_key)
+            first, second = (
+                side if side.identity.genesis else replace(side, identity=brought)
+                for side in (first, second)
+            )
         return cls(first, second, fields["root"], fields["path"])
 
 
@@ -349,6 +360,8 @@ def compare(first: Path, second: Path, *, identity: Identity | None = None) -> C
         statements.append(Statement(note, known))
         with judged_by(name):
             statements[-1].check()
+    identities = [known, *(history.identity for history in histories)]
+    _expect_key(known.server_key, ids.pop(), *identities)
     if histories:
         return _with_ledger(statements[0], histories[0])
     return _two_notes(*statements)
@@ -395,8 +408,9 @@ def _with_ledger(statement: Statement, history: _History) -> Comparison:
 def _two_ledgers(known: Identity | None, one: _History, other: _History) -> Comparison:
     if one.ledger_id != other.ledger_id:
         return Comparison("cannot say", "they are two different ledgers")
-    for key in known.keys(one.ledger_id)[:1] if known else ():
-        _expect_key(key, one.ledger_id, one.identity, other.identity)
+    if known is not None:
+        brought = (known,) if known.genesis else ()
+        _expect_key(known.server_key, one.ledger_id, one.identity, other.identity, *brought)
     shorter, longer = sorted((one, other), key=lambda history: history.size)
     shorter.statement(shorter.size)
     longer.statement(longer.size)

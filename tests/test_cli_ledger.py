@@ -263,7 +263,17 @@ def test_twins_are_compared_and_the_proof_is_checked_elsewhere(
         0
     ] == (1)
     assert run("compare", "--proof", tmp_path / "proof", "--server-key", "00" * 32)[0] == 1
+    known = ("--proof", tmp_path / "proof", "--identity", ledger)
+    assert run("compare", *known)[0] == 0
+    assert run("compare", *known, "--server-key", voter(0).public.hex())[0] == 1
+    assert run("compare", *known[:3], tmp_path / "nowhere.db")[0] == 2
+    assert run("init", tmp_path / "foreign")[0] == 0
+    assert run("compare", *known[:3], tmp_path / "foreign" / "ledger.db")[0] == 1
     assert run("compare", ledger, ledger, "--server-key", key)[0] == 0  # whose it is
+    for side in (ledger, state / "HEAD"):
+        brought = ("--identity", ledger, "--server-key")
+        assert run("compare", side, ledger, *brought, key)[0] == 0
+        assert run("compare", side, ledger, *brought, voter(0).public.hex())[0] == 2
     assert run("compare", ledger, ledger, "--server-key", voter(0).public.hex())[0] == 2
     shutil.copy(ledger, tmp_path / "short.db")
     with open_state(state) as opened:

@@ -135,6 +135,11 @@ def test_two_checkpoints(twins: tuple[Path, Path], tmp_path: Path) -> None:
     assert TwoHistories.from_json(text, server_key=SERVER.public).check()
     with pytest.raises(SignatureError):
         TwoHistories.from_json(text, server_key=NEXT.public).check()
+    mine_is = Identity.read(twins[0])
+    assert TwoHistories.from_json(text, identity=mine_is).check()
+    assert TwoHistories.from_json(text, identity=mine_is, server_key=SERVER.public).check()
+    with pytest.raises(SignatureError, match="expected a ledger of the server with key"):
+        TwoHistories.from_json(text, identity=mine_is, server_key=NEXT.public).check()
     text = proved(signed).to_json()  # with GENESIS in it a key is not needed, but one that is
     assert TwoHistories.from_json(text, server_key=SERVER.public).check()  # brought must fit
     with pytest.raises(SignatureError, match="expected a ledger of the server with key"):
@@ -197,6 +202,36 @@ def test_two_ledgers_are_those_of_the_server_that_the_reader_knows(
         pass
     with pytest.raises(FormatError, match="expected GENESIS of ledger"):
         compare(*twins, identity=Identity.read(other.path))
+
+
+def test_whoever_brings_an_identity_and_a_key_means_both(
+    twins: tuple[Path, Path], tmp_path: Path
+) -> None:
+    note, other = (
+        write(tmp_path / name, note_of(path, 5)) for name, path in zip("12", twins, strict=True)
+    )
+    known = Identity.read(twins[0])
+    for sides in ((note, other), (note, twins[1]), twins):
+        found = compare(*sides, identity=replace(known, server_key=SERVER.public))
+        assert (found.exit_code, found.signed) == (1, True)
+        with pytest.raises(SignatureError, match="expected a ledger of the server with key"):
+            compare(*sides, identity=replace(known, server_key=NEXT.public))
+    with Ledger(twins[0], SERVER) as ledger:
+        ledger.rotate_key(NEXT)
+    later = replace(Identity.read(twins[0]), server_key=NEXT.public)  # leads to the key
+    copies = [Path(shutil.copy(twins[1], tmp_path / name)) for name in ("a.db", "b.db")]
+    assert compare(*copies, identity=later).exit_code == 0
+
+
+def test_a_proof_is_about_the_ledger_that_the_reader_knows(
+    twins: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with Ledger.create(tmp_path / "ledger.db", SERVER) as other:
+        pass
+    text = proved(compare(*twins)).to_json()
+    assert TwoHistories.from_json(text, identity=Identity.read(twins[0])).check()
+    with pytest.raises(FormatError, match="expected GENESIS of ledger"):
+        TwoHistories.from_json(text, identity=Identity.read(other.path))
 
 
 def test_different_ledgers_cannot_be_compared(twins: tuple[Path, Path], tmp_path: Path) -> None:
