@@ -61,7 +61,9 @@ def demo(
     from rtc_flower.display import console
 
     if json_file is not None and (
-        json_file.is_dir() or not json_file.absolute().parent.is_dir()
+        json_file.is_symlink()
+        or (json_file.exists() and not json_file.is_file())
+        or not json_file.absolute().parent.is_dir()
     ):  # said before the work, not after it
         raise DataError(f"--json {json_file}: expected a file in a folder that exists")
     state = state_dir or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")

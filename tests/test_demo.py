@@ -270,11 +270,15 @@ def test_a_json_file_in_no_folder_is_refused_before_the_work(
     assert nowhere in told
 
 
-def test_a_json_file_that_is_a_folder_is_refused_before_the_work(
+def test_a_json_file_that_is_no_file_is_refused_before_the_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = refused(capsys, monkeypatch, "--dataset", "digits", "--json", str(tmp_path))
-    assert f"--json {tmp_path}" in told
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(tmp_path / "figures.json")
+    for path in (tmp_path, pipe, link):
+        told = refused(capsys, monkeypatch, "--dataset", "digits", "--json", str(path))
+        assert f"--json {path}" in told
 
 
 def test_a_state_dir_that_is_a_file_is_named_and_kept(
