@@ -30,10 +30,10 @@ def open_ledger(state_dir: Path, *, head_file: Path | None = None) -> Ledger:
     path, key = state_dir / "ledger.db", state_dir / "server.key"
     if not path.exists():
         return Ledger.create(path, load_or_create_key(key), head_file=head_file)
-    if not key.exists():
-        what = "the server's key, found none; it is in no backup. Bring back the copy that you keep"
-        raise LedgerError(f"{key}: expected {what}; if it is lost, see rtc-flower init --continues")
     try:
+        if not key.exists():
+            what = "the server's key, found none; it is in no backup. Bring back the copy you keep"
+            raise LedgerError(f"{key}: expected {what}; if lost, see rtc-flower init --continues")
         return Ledger(path, load_or_create_key(key), head_file=head_file)
     except LedgerError:
         if next_key(state_dir).exists():

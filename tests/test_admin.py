@@ -129,6 +129,22 @@ def test_a_ledger_without_its_key_is_refused_and_no_other_key_is_made(tmp_path: 
         with pytest.raises(LedgerError, match="expected the server's key, found none"):
             opened(tmp_path)
     assert not (tmp_path / "server.key").exists()
+    make_key(tmp_path / "server.key.new")  # of no use either
+    with pytest.raises(LedgerError, match="expected the server's key, found none"):
+        open_ledger(tmp_path)
+    assert not (tmp_path / "server.key").exists()
+
+
+def test_a_key_that_an_interrupted_rotation_left_opens_without_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_ledger(tmp_path).close()
+    with monkeypatch.context() as patch:
+        patch.setattr("rtc_flower.admin.adopt", lambda _: None)
+        named = rotate_server_key(tmp_path).public
+    (tmp_path / "server.key").unlink()
+    open_state(tmp_path).close()
+    assert load_key(tmp_path / "server.key").public == named
 
 
 def test_nothing_is_made_where_no_server_is(tmp_path: Path) -> None:
