@@ -90,7 +90,12 @@ class Voter:
             HelloReply.message(witness.ledger_id, request.challenge, self.key.public)
         )
         return HelloReply(
-            self.key.public, proof, self.name, witness.held, replica_size=len(witness.replica())
+            self.key.public,
+            proof,
+            self.name,
+            witness.held,
+            replica_size=len(witness.replica()),
+            unproved=b"".join(bytes.fromhex(path.stem) for path in witness.unproved()),
         )
 
     def audit(self, request: AuditRequest) -> AuditReply:

@@ -230,6 +230,14 @@ class Witness:
     def _receipt_paths(self) -> list[Path]:
         return sorted(self._directory.glob("*.receipt"))
 
+    def _ballot_paths(self) -> list[Path]:
+        return sorted(self._directory.glob(f"{'[0-9a-f]' * 64}.ballot"))
+
+    def unproved(self) -> list[Path]:
+        """Where the ballots are kept that have no receipt."""
+        paths = self._ballot_paths()
+        return [path for path in paths if not path.with_suffix(".receipt").exists()]
+
     def receipts(self) -> list[KeptReceipt]:
         """Every receipt that was kept; `DataError` if this node's disk damaged one."""
         return [_read_receipt(path) for path in self._receipt_paths]
@@ -254,11 +262,10 @@ class Witness:
 
     def _missing(self, leaves: list[bytes]) -> str:
         """Name the ballots that this node signed, with any key, and the server did not show it."""
-        kept = sorted(self._directory.glob("*.ballot"))
         if not leaves:
-            bare = [path.stem for path in kept if not path.with_suffix(".receipt").exists()]
+            bare = [path.stem for path in self.unproved()]
             return f"no receipt for my ballot for task {', '.join(bare)}" if bare else ""
-        mine = {path.read_bytes(): path for path in kept}
+        mine = {path.read_bytes(): path for path in self._ballot_paths()}
         for leaf in leaves:
             entry, _ = decode_leaf(leaf)
             if isinstance(entry, Ballot):
@@ -356,7 +363,7 @@ def _read_receipt(path: Path, *, check: bool = False) -> KeptReceipt:
     except RtcFlowerError as error:
         raise DataError(
             f"{path}: the receipt that this node kept was damaged ({error}); delete it, and the "
-            "next audit brings it again"
+            "next run's audit brings it again"
         ) from error
     return receipt
 

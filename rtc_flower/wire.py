@@ -103,6 +103,8 @@ class HelloReply(_Message):
         The checkpoint the node holds, signed by the server; "" for none.
     replica_size : int
         Entries of the node's replica of the log.
+    unproved : bytes
+        Task ids of its ballots that it has no receipt for.
     """
 
     key: bytes
@@ -110,6 +112,7 @@ class HelloReply(_Message):
     name: str
     checkpoint: str
     replica_size: int
+    unproved: bytes
 
     @staticmethod
     def message(ledger_id: bytes, challenge: bytes, key: bytes) -> bytes:
@@ -208,7 +211,7 @@ class AuditRequest(_Request):
         The node's checkpoint that ``consistency`` starts from.
     consistency : bytes
     receipts : bytes
-        `SentReceipt` of every ballot of this node that it may not have one for.
+        `SentReceipt` of this node's ballot, and of every other that it may not have one for.
     full : bool
     replica_size : int
         Entries that the node is thought to have.

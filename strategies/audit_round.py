@@ -48,6 +48,13 @@ class Audited:
     cosigned: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    key: bytes
+    size: int
+    proving: frozenset[bytes]  # tasks whose receipts were sent
+
+
 class AuditRound:
     """Sends the audit of the last task to every node that owes nothing, and collects verdicts.
 
@@ -76,7 +83,7 @@ class AuditRound:
         self._full, self._clock = full, clock
         self._seconds, self._until = seconds, clock() + seconds
         self._attempts: dict[bytes, int] = {}
-        self._asked: dict[str, tuple[bytes, int]] = {}
+        self._asked: dict[str, _Asked] = {}
         self._packed: dict[tuple[int, int], bytes] = {}
         self.found: dict[bytes, Audited] = {}
         tally = ledger.tally
@@ -94,9 +101,9 @@ class AuditRound:
 
     def close(self) -> None:
         """Give up on nodes that have not answered."""
-        for message_id, (key, _) in self._asked.items():
+        for message_id, asked in self._asked.items():
             self._collector.forget(message_id)
-            self.found[key] = Audited(self._name(key), "deadline")
+            self.found[asked.key] = Audited(self._name(asked.key), "deadline")
         self._asked.clear()
         silent = [f"{a.node} ({a.verdict})" for a in self.found.values() if a.verdict in _NO_ANSWER]
         if silent:
@@ -104,15 +111,17 @@ class AuditRound:
 
     def _ask(self, node: NodeInfo) -> None:
         self._attempts[node.key] = self._attempts.get(node.key, 0) + 1
-        content = RecordDict({RECORD: ConfigRecord(self._request(node).record())})
+        # The last task's in any case: nobody must be shown a ballot that it did not sign.
+        proving = node.unproved | {self._ledger.tally.task_id}
+        content = RecordDict({RECORD: ConfigRecord(self._request(node, proving).record())})
         message = Message(content, node.node_id, MessageType.EVALUATE, ttl=self._seconds + 5)
         (message_id,) = self._collector.send([message])
         if message_id:
-            self._asked[message_id] = (node.key, self._ledger.replay.size)
+            self._asked[message_id] = _Asked(node.key, self._ledger.replay.size, proving)
         else:
             self.found[node.key] = Audited(node.name, "error", "unreachable")
 
-    def _request(self, node: NodeInfo) -> AuditRequest:
+    def _request(self, node: NodeInfo, proving: frozenset[bytes]) -> AuditRequest:
         ledger = self._ledger
         return AuditRequest(
             genesis=ledger.leaf(0),
@@ -120,7 +129,7 @@ class AuditRound:
             checkpoint=ledger.checkpoint,
             seen_size=node.seen_size,
             consistency=b"".join(ledger.replay.tree.consistency_proof(node.seen_size)),
-            receipts=self._receipts(node.key),
+            receipts=self._receipts(node.key, proving),
             full=self._full,
             replica_size=node.replica_size,
             entries=self._entries(node.replica_size) if self._full else b"",
@@ -133,10 +142,12 @@ class AuditRound:
             self._packed[missing] = zlib.compress(join_leaves(self._ledger.leaves(start)))
         return self._packed[missing]
 
-    def _receipts(self, voter: bytes) -> bytes:
-        """Receipts of every ballot of a voter: the one it just cast, and those it may miss."""
+    def _receipts(self, voter: bytes, tasks: frozenset[bytes]) -> bytes:
+        """Receipts of a voter's ballots for ``tasks``: the one it just cast, those it misses."""
         sent = []
         for task_id, index in self._ledger.ballots_of(voter):
+            if task_id not in tasks:
+                continue
             _, time_ms = decode_leaf(self._ledger.leaf(index))
             proof = tuple(self._ledger.replay.tree.inclusion_proof(index))
             sent.append(SentReceipt(task_id, index, time_ms, proof).encode())
@@ -147,7 +158,7 @@ class AuditRound:
         asked = self._asked.pop(reply.message_id, None)
         if asked is None:
             return False
-        key, size = asked
+        key = asked.key
         if reply.kind is not ReplyKind.CONTENT or reply.message is None:
             why = reply.message.error.reason if reply.message else "unreachable"
             self.found[key] = Audited(self._name(key), "error", str(why))
@@ -156,12 +167,13 @@ class AuditRound:
             record = reply.message.content.get(RECORD)
             if not isinstance(record, ConfigRecord):
                 raise FormatError("expected an audit reply")
-            self._answer(key, size, AuditReply.read(dict(record)))
+            self._answer(asked, AuditReply.read(dict(record)))
         except RtcFlowerError as error:
             self.found[key] = Audited(self._name(key), "error", str(error))
         return True
 
-    def _answer(self, key: bytes, size: int, answer: AuditReply) -> None:
+    def _answer(self, asked: _Asked, answer: AuditReply) -> None:
+        key, size = asked.key, asked.size
         node = self._directory.nodes.get(key)
         behind = 0 <= answer.replica_size <= self._ledger.replay.size
         if answer.verdict == "behind" and behind and node is not None:
@@ -170,7 +182,8 @@ class AuditRound:
                 self._ask(self._directory.nodes[key])
                 return
         if answer.verdict == "ok":
-            self._directory.saw(key, size, replica=answer.replica_size if self._full else None)
+            replica = answer.replica_size if self._full else None
+            self._directory.saw(key, size, replica=replica, proved=asked.proving)
         if answer.cosignature:
             self._ledger.cosign(size, answer.cosignature, voter=key)
         cosigned = bool(answer.cosignature)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from os import urandom
 
@@ -23,7 +23,7 @@ from rtc_flower.files import check_seen
 from rtc_flower.keys import check_public_key
 from rtc_flower.ledger import Ledger
 from rtc_flower.strategies.collector import Collector, Reply, ReplyKind
-from rtc_flower.wire import RECORD, HelloReply, HelloRequest, join_leaves
+from rtc_flower.wire import RECORD, HelloReply, HelloRequest, join_leaves, split_hashes
 
 __all__ = ["Directory", "NodeInfo"]
 
@@ -46,6 +46,8 @@ class NodeInfo:
         Size of the checkpoint that it holds.
     replica_size : int
         Entries of its replica of the log.
+    unproved : frozenset of bytes
+        Task ids of its ballots in the log that it may have no receipt for.
     """
 
     node_id: int
@@ -53,6 +55,7 @@ class NodeInfo:
     name: str
     seen_size: int
     replica_size: int
+    unproved: frozenset[bytes]
 
 
 class Directory:
@@ -190,7 +193,11 @@ class Directory:
         else:
             name = self._free_name(hello.name)
         seen_size = self._seen(hello.checkpoint, name)
-        self.nodes[hello.key] = NodeInfo(node_id, hello.key, name, seen_size, hello.replica_size)
+        stored = {task_id for task_id, _ in self._ledger.ballots_of(hello.key)}
+        unproved = frozenset(stored.intersection(split_hashes(hello.unproved)))
+        self.nodes[hello.key] = NodeInfo(
+            node_id, hello.key, name, seen_size, hello.replica_size, unproved
+        )
         _LOG.info("%s is here (key %s...)", name, hello.key.hex()[:8])
 
     def _seen(self, note: str, name: str) -> int:
@@ -243,12 +250,29 @@ class Directory:
         if node is not None:
             self._greeted[node.node_id] = 0
 
-    def saw(self, key: bytes, size: int, *, replica: int | None = None) -> None:
-        """Note that a voter has verified a checkpoint of ``size`` entries."""
+    def saw(
+        self,
+        key: bytes,
+        size: int,
+        *,
+        replica: int | None = None,
+        stored: Iterable[bytes] = (),
+        proved: Iterable[bytes] = (),
+    ) -> None:
+        """Note that a voter has verified a checkpoint of ``size`` entries.
+
+        Parameters
+        ----------
+        replica : int, optional
+            Entries of its replica now.
+        stored, proved : iterable of bytes
+            Task ids of its ballots that were stored, and that it has a receipt for.
+        """
         node = self.nodes.get(key)
         if node is not None:
             self.nodes[key] = replace(
                 node,
                 seen_size=max(size, node.seen_size),
                 replica_size=node.replica_size if replica is None else replica,
+                unproved=node.unproved.union(stored).difference(proved),
             )

@@ -215,7 +215,7 @@ class VoteRound:
                 return
             self._refuse(asked.voter, Refusal(error.reason), str(error), ballot)
             return
-        self._directory.saw(asked.voter, asked.sent_size)
+        self._directory.saw(asked.voter, asked.sent_size, stored=[self._tally.task_id])
         self._say("late" if late else "ballot", asked.voter)
 
     def _declined(self, asked: _Asked, reply: Declined) -> None:

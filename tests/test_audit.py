@@ -18,7 +18,7 @@ from rtc_flower.reading import list_tasks
 from rtc_flower.receipts import KeptReceipt
 from rtc_flower.simulator import SimulatedNode, silent
 from rtc_flower.strategies.proof_of_prediction import VoteResult
-from rtc_flower.wire import RECORD, AuditRequest, split_leaves
+from rtc_flower.wire import RECORD, AuditRequest, SentReceipt, split_leaves
 
 
 def audited(
@@ -169,3 +169,32 @@ def test_a_full_audit_of_ballots_that_agree_costs_a_fraction_of_the_log(tmp_path
     result = run([task(2_000)], nodes, tmp_path, rule="all", audit="full")
     assert verdicts(result) == {f"node-{i}": ("ok", True) for i in range(6)}
     assert 0 < sent[0] < sum(map(len, log_of(tmp_path / "ledger.db"))) / 3
+
+
+def counting_receipts(sent: list[int], *, deaf: Sequence[int] = ()) -> SimulatedNode:
+    """A node that notes how many receipts come, and does not answer some audits."""
+    voter = truthful()
+
+    def spy(message: Message, context: Context) -> Message:
+        if message.metadata.message_type == MessageType.EVALUATE:
+            request = AuditRequest.read(dict(message.content[RECORD]))
+            sent.append(len(SentReceipt.read_all(request.receipts)))
+            if len(sent) - 1 in deaf:
+                raise OSError("cut off")
+        return voter.app(message, context)
+
+    return replace(voter, app=spy)
+
+
+def test_a_receipt_is_sent_until_the_node_has_it_and_not_again(tmp_path: Path) -> None:
+    """What an audit costs does not grow with the tasks before it."""
+    sent: list[int] = []
+    nodes = [counting_receipts(sent, deaf=(1, 2)), truthful()]
+    run([task(6, first=10 * i) for i in range(5)], nodes, tmp_path, audit="light")
+    assert sent == [1, 1, 2, 3, 1]
+    assert len(kept(tmp_path, 0, "*.receipt")) == 5
+    run([task(6, first=60)], nodes, tmp_path, seed=1, audit="off")
+    kept(tmp_path, 0, "*.receipt")[0].unlink()
+    run([task(6, first=70)], nodes, tmp_path, seed=2, audit="light")  # the hello tells
+    assert sent[5:] == [3]
+    assert len(kept(tmp_path, 0, "*.receipt")) == 7

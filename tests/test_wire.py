@@ -51,7 +51,7 @@ def test_a_bool_is_no_number() -> None:
 
 def hello(*, ledger_id: bytes = bytes(32), challenge: bytes = b"c" * 32) -> wire.HelloReply:
     message = wire.HelloReply.message(ledger_id, challenge, ALICE.public)
-    return wire.HelloReply(ALICE.public, ALICE.sign(message), "alice", "", 0)
+    return wire.HelloReply(ALICE.public, ALICE.sign(message), "alice", "", 0, b"")
 
 
 def test_a_hello_proves_a_key_for_one_ledger_and_one_challenge() -> None:
