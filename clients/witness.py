@@ -11,13 +11,14 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 from rtc_flower.ballot import Ballot
 from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.consensus import Replay, rule_of
 from rtc_flower.encoding import Reader, decompress
-from rtc_flower.entries import Genesis, ServerKey, decode_leaf
+from rtc_flower.entries import Genesis, ServerKey
 from rtc_flower.errors import (
     BallotError,
     DataError,
@@ -179,8 +180,9 @@ class Witness:
             self._take_receipts(request)
             cosignature = ""
             if request.full:
+                known = self._known(leaves)
                 leaves += split_leaves(decompress(request.entries, "list of entries"))
-                self._check_log(leaves, checkpoint)
+                self._check_log(leaves, checkpoint, known=known)
                 self._keep_replica(leaves, len(leaves) - request.replica_size, checkpoint)
                 cosignature = checkpoint.cosign(key, seconds=int(clock()))
         except (_AuditError, FormatError) as error:
@@ -242,10 +244,14 @@ class Witness:
         """Every receipt that was kept; `DataError` if this node's disk damaged one."""
         return [_read_receipt(path) for path in self._receipt_paths]
 
-    def _check_log(self, leaves: list[bytes], checkpoint: Checkpoint) -> None:
-        """Repeat every decision of the log, and compare with the checkpoint and the receipts."""
+    def _check_log(self, leaves: list[bytes], checkpoint: Checkpoint, *, known: int) -> None:
+        """Repeat every decision of the log, and compare with the checkpoint and the receipts.
+
+        Among the first ``known`` entries, which it has checked before, only those of the last task.
+        """
         replay = Replay()
-        for index, leaf in enumerate(leaves):
+        replay.resume(leaves[:known])
+        for index, leaf in enumerate(leaves[known:], known):
             _check_entry(replay, leaf, index)
         if replay.size != checkpoint.size or replay.roots[-1] != checkpoint.root:
             raise _AuditError("V7", f"the log of {replay.size} entries is not the checkpoint's")
@@ -267,9 +273,7 @@ class Witness:
             return f"no receipt for my ballot for task {', '.join(bare)}" if bare else ""
         mine = {path.read_bytes(): path for path in self._ballot_paths()}
         for leaf in leaves:
-            entry, _ = decode_leaf(leaf)
-            if isinstance(entry, Ballot):
-                mine.pop(entry.encode(), None)
+            mine.pop(leaf[25:], None)  # behind tag, type and time
         lost = [path.stem for path in mine.values() if _read_ballot(path)]  # or is it its disk?
         return f"my ballot is not in the log for task {', '.join(lost)}" if lost else ""
 
@@ -295,27 +299,42 @@ class Witness:
                 file.write(join_leaves(leaves[len(leaves) - fresh :]))
                 file.flush()
                 os.fsync(file.fileno())
-        _keep(self._kept_path, f"{checkpoint.size} {checkpoint.root.hex()}\n")
+        kept = f"{checkpoint.size} {checkpoint.root.hex()} {version('rtc-flower')}\n"
+        _keep(self._kept_path, kept)
 
     @property
     def _kept_path(self) -> Path:
-        """Size and root of the replica when it was last found to be the checkpoint's."""
         return self._directory / "replica.root"
+
+    def _kept(self) -> tuple[int, str, str]:
+        """Size and root of the replica when it was last checked, and the version that did."""
+        path = self._kept_path
+        words = path.read_text(errors="replace").split() if path.exists() else []
+        size, root, by = (*words, "", "", "")[:3]
+        return int(size) if size.isascii() and size.isdigit() else 0, root, by
+
+    def _known(self, leaves: list[bytes]) -> int:
+        """How many of this node's own entries this version of the program has checked before."""
+        size, root, by = self._kept()
+        same = by == version("rtc-flower") and _root(leaves[:size]) == root
+        return size if same and size <= len(leaves) else 0
 
     def _drop_damaged_replica(self, leaves: list[bytes]) -> bool:
         """Whether the replica is not what was kept: this node's disk is at fault, not the server.
 
         It is put aside, and the server sends the whole log again.
         """
-        if not (self._replica_path.exists() and self._kept_path.exists()):
+        size, root, _ = self._kept()
+        if not (self._replica_path.exists() and size) or _root(leaves[:size]) == root:
             return False
-        size, root = self._kept_path.read_text().split()
-        if Tree(map(leaf_hash, leaves[: int(size)])).root().hex() == root:
-            return False
-        _LOG.warning("the replica of %d entries was damaged on this disk; asking again", int(size))
+        _LOG.warning("the replica of %d entries was damaged on this disk; asking again", size)
         os.replace(self._replica_path, self._replica_path.with_suffix(".damaged"))
         self._kept_path.unlink()
         return True
+
+
+def _root(leaves: list[bytes]) -> str:
+    return Tree(map(leaf_hash, leaves)).root().hex()
 
 
 def _check_entry(replay: Replay, leaf: bytes, index: int) -> None:

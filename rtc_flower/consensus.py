@@ -7,6 +7,7 @@ rules forbid, and knows no file, clock, socket or signature. The rules are numbe
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import singledispatchmethod
 
@@ -21,19 +22,16 @@ from rtc_flower.roster import Roster
 from rtc_flower.tally import Counted, Tally
 
 MAX_REFUSALS = 4
-_RULES = {
-    Refusal.CONTEXT: "R6",
-    Refusal.DUPLICATE: "R7",
-    Refusal.FORMAT: "R8",
-    Refusal.CLASS: "R8",
-    Refusal.NOT_ASKED: "R8",
-    Refusal.SEEN: "R9",
-}
+_TYPE = slice(16, 17)  # where a leaf has its type
+_TASK, _PASSING = b"\3", (b"\4", b"\5", b"\6", b"\7")  # INVITE, BALLOT, ABSENT, REFUSED
+_RULES = {Refusal.CONTEXT: "R6", Refusal.DUPLICATE: "R7", Refusal.SEEN: "R9"}  # others: R8
 
 
 def rule_of(error: errors.ReplayError | errors.BallotError) -> str:
     """Number of the rule of replay that ``error`` reports."""
-    return error.rule if isinstance(error, errors.ReplayError) else _RULES[Refusal(error.reason)]
+    if isinstance(error, errors.ReplayError):
+        return error.rule
+    return _RULES.get(Refusal(error.reason), "R8")
 
 
 def _expect(rule: str, holds: bool, what: str) -> None:
@@ -167,6 +165,32 @@ class Replay:
         """Hash ``leaf`` into the tree and let it have no effect: for entries of a newer version."""
         self._log(merkle.leaf_hash(leaf))
 
+    def resume(self, leaves: Iterable[bytes]) -> None:
+        """Take a log that was checked before, from GENESIS on: only its last task is counted again.
+
+        Afterwards everything is as if `apply` had been given every leaf (docs/adr/0008).
+        """
+        last: list[bytes] = []  # from the newest TASK on
+        for leaf in leaves:
+            if leaf[_TYPE] == _TASK:
+                for old in last:
+                    self._recall(old)
+                last = []
+            last.append(leaf)
+        for leaf in last:
+            self.apply(leaf)
+
+    def _recall(self, leaf: bytes) -> None:
+        """Let ``leaf``, of a task before the last, have the effects that outlast its task."""
+        hashed = merkle.leaf_hash(leaf)
+        if leaf[_TYPE] not in _PASSING:
+            entry, _ = entries.decode_leaf(leaf)
+            if isinstance(entry, entries.Close):
+                self.current.closed, self.last_close = entry, hashed
+            else:
+                self._take(entry, hashed)
+        self._log(hashed)
+
     def _log(self, hashed: bytes) -> None:
         self.tree.append(hashed)
         self.roots.append(self.tree.root())
@@ -201,9 +225,8 @@ class Replay:
     def _task(self, entry: entries.Task, hashed: bytes) -> None:
         _expect("R3", not self.open_task, "no TASK while another is open")
         tasks.check_task(entry, roster=self.roster, last_close=self.last_close)
-        self.tally = Tally(
-            entry, task_id=hashed, index=self.size, roster=self.roster, first_row=self.next_row
-        )
+        place = {"index": self.size, "first_row": self.next_row}
+        self.tally = Tally(entry, task_id=hashed, roster=self.roster, **place)
         self.next_row += len(self.tally.ranks) * entry.n
         self._task_ids.append(hashed)
 

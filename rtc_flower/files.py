@@ -48,10 +48,8 @@ class WriterLock:
         except OSError as error:
             holder = os.pread(self._descriptor, 32, 0).decode() or "unknown"
             os.close(self._descriptor)
-            raise errors.LedgerLockedError(
-                f"{ledger}: another process (pid {holder.strip()}) is writing this ledger; "
-                "stop it, or give this run another ledger"
-            ) from error
+            what = f"{ledger}: another process (pid {holder.strip()}) is writing this ledger"
+            raise errors.LedgerLockedError(f"{what}; stop it, or name another ledger") from error
         os.truncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 
@@ -78,9 +76,8 @@ def storage_errors(path: Path) -> Iterator[None]:
                 "written. Make room and run again: the ledger goes on where it is"
             ) from error
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            raise errors.LedgerLockedError(
-                f"{path}: locked by a reader for {_BUSY_SECONDS:.0f} s; close it and run again"
-            ) from error
+            what = f"locked by a reader for {_BUSY_SECONDS:.0f} s; close it and run again"
+            raise errors.LedgerLockedError(f"{path}: {what}") from error
         if name in ("SQLITE_READONLY_ROLLBACK", "SQLITE_CANTOPEN"):
             raise LedgerError(
                 f"{path}: cannot be read as it is ({error}). If {path.name}-journal lies beside "
@@ -131,10 +128,8 @@ def _check_identity(connection: sqlite3.Connection, path: Path) -> None:
     if application != schema.APPLICATION_ID:
         raise LedgerFormatError(f"{path}: expected an rtc-flower ledger, got another database")
     if version > schema.SCHEMA_VERSION:
-        raise errors.UnsupportedError(
-            f"{path}: a ledger of version {version}; this program knows up to "
-            f"{schema.SCHEMA_VERSION}"
-        )
+        known = f"this program knows up to {schema.SCHEMA_VERSION}"
+        raise errors.UnsupportedError(f"{path}: a ledger of version {version}; {known}")
     if version != schema.SCHEMA_VERSION:
         raise LedgerFormatError(f"{path}: expected version {schema.SCHEMA_VERSION}, got {version}")
 

@@ -16,6 +16,7 @@ from contextlib import ExitStack, closing
 from dataclasses import astuple, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from rtc_flower import entries, errors, files, schema, signatures, tasks
 from rtc_flower.ballot import Ballot, ballot_size
@@ -23,10 +24,11 @@ from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.consensus import Applied, Replay
 from rtc_flower.encoding import Reader
 from rtc_flower.keys import SigningKey
-from rtc_flower.roster import Member, MemberState, Roster
+from rtc_flower.roster import Roster
 from rtc_flower.tally import Tally
 
 _EXISTS = "exists already; a ledger is never overwritten"
+_DAMAGED = errors.FormatError, errors.ReplayError, errors.BallotError, errors.SignatureError
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,31 +46,18 @@ class Posting:
     draft: entries.Task
     data: bytes
 
-    def task(
-        self, roster: Roster, positions: Sequence[int], *, last_close: bytes, nonce: bytes
-    ) -> entries.Task:
-        """Build the TASK for the members at ``positions``.
+    def task(self, positions: Sequence[int], size: int, **fields: Any) -> entries.Task:
+        """Build the TASK for the members at ``positions`` of a roster of ``size``.
 
         Raises
         ------
         TaskError
             If a parameter is out of range.
         """
-        task = replace(
-            self.draft,
-            roster_version=roster.version,
-            roster_size=len(roster.members),
-            electorate=entries.electorate_bits(positions, len(roster.members)),
-            last_close=last_close,
-            nonce=nonce,
-        )
+        electorate = entries.electorate_bits(positions, size)
+        task = replace(self.draft, roster_size=size, electorate=electorate, **fields)
         tasks.check_parameters(task)
         return task
-
-    def check(self, *, electorate: int) -> None:
-        """Check the parameters for so many voters; may raise `TaskError`."""
-        roster = Roster(0, (Member(bytes(32), MemberState.ACTIVE, ""),) * electorate)
-        self.task(roster, range(electorate), last_close=bytes(32), nonce=bytes(32))
 
 
 def _now_ms() -> int:
@@ -124,10 +113,12 @@ class Ledger:
             # FULL syncs no directory after the journal's end, so that a power cut could bring the
             # journal back and take an acknowledged ballot away; EXTRA does.
             self._db.execute("PRAGMA synchronous = EXTRA")
-            self._load()
-        if self.replay.genesis is None or self.replay.server_key != self.key.public:
-            what = f"the server key that this ledger names, got {self.key.public.hex()[:16]}..."
-            raise errors.LedgerError(f"{self.path}: expected {what}")
+            try:
+                self._load()
+                self._check_signed()
+            except _DAMAGED as error:
+                what = f"{self.path}: damaged ({error}); bring a copy back (rtc-flower restore)"
+                raise errors.LedgerFormatError(what) from error
         files.check_head(self.head_file, self.replay)
         self._publish()
 
@@ -182,12 +173,23 @@ class Ledger:
         return cls(path, key, head_file=head_file, clock=clock)
 
     def _load(self) -> None:
-        """Replay the log from the file."""
+        """Replay the log from the file; what this server signed it had checked."""
         self.replay = Replay()
-        for (leaf,) in self._db.execute("SELECT leaf FROM entry ORDER BY idx"):
-            self.replay.apply(leaf)
+        rows = self._db.execute("SELECT leaf FROM entry ORDER BY idx")
+        self.replay.resume(leaf for (leaf,) in rows)
         notes = self._db.execute("SELECT note FROM checkpoint ORDER BY size DESC LIMIT 1")
         self.checkpoint: str = next(notes, ("",))[0]
+
+    def _check_signed(self) -> None:
+        """Check that ``key`` is the server's, and signed just this log."""
+        replay, key = self.replay, self.key.public
+        if replay.genesis is None or replay.server_key != key:
+            what = f"expected the server key that this ledger names, got {key.hex()[:16]}..."
+            raise errors.LedgerError(f"{self.path}: {what}")
+        stated = Checkpoint.parse(self.checkpoint)
+        same = stated == Checkpoint(replay.ledger_id, replay.size, replay.roots[-1])
+        if not (same and stated.is_signed(self.checkpoint, key)):
+            raise errors.FormatError("expected a last checkpoint that states this log, got another")
 
     def close(self) -> None:
         """Release the file; idempotent."""
@@ -330,9 +332,9 @@ class Ledger:
         roster, keys, active = self.replay.roster, list(electorate), self.replay.roster.active()
         if unknown := [key.hex()[:16] for key in keys if key not in active]:
             raise errors.TaskError(f"the electorate must be enrolled and active, got {unknown}")
-        positions = [active[key] for key in keys]
-        last, nonce = self.replay.last_close, os.urandom(32)
-        task = posting.task(roster, positions, last_close=last, nonce=nonce)
+        positions, last = [active[key] for key in keys], self.replay.last_close
+        fields = {"roster_version": roster.version, "last_close": last, "nonce": os.urandom(32)}
+        task = posting.task(positions, len(roster.members), **fields)
         self._append(task, samples=posting.data)
         return self.tally
 

@@ -88,10 +88,8 @@ class KeptReceipt:
         voter, task = header.voter.hex()[:16], header.task_id.hex()[:16]
         what = f"ballot of voter {voter}... for task {task}..."
         with reading(ledger) as connection:
-            row, first = (
-                connection.execute("SELECT leaf FROM entry WHERE idx = ?", (index,)).fetchone()
-                for index in (min(self.index, 2**63 - 1), 0)
-            )
+            leaf, places = "SELECT leaf FROM entry WHERE idx = ?", (min(self.index, 2**63 - 1), 0)
+            row, first = (connection.execute(leaf, (index,)).fetchone() for index in places)
             (size,) = connection.execute("SELECT count(*) FROM entry").fetchone()
         if first != (self.genesis,):
             raise FormatError(f"{what}: the receipt is of another ledger")

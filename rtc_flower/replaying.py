@@ -147,7 +147,7 @@ def _posting(
         min_ballots=min_ballots,
     )
     posting = Posting(draft, samples.encode())
-    posting.check(electorate=len(recorded.nodes))
+    posting.task(range(len(recorded.nodes)), len(recorded.nodes))
     return posting
 
 

@@ -24,21 +24,12 @@ APPLICATION_ID = 0x52544346  # "RTCF"
 SCHEMA_VERSION = 1
 SCHEMA_SHA256 = "dd3c78dcd59a6644b84b2ada77b4274808e6c6ffb96a1d900b5f04f89056a8e3"
 
-# Derived tables and their keys, in whose order rows are derived and compared.
-DERIVED = {
-    "roster": "version, position",
-    "task": "task",
-    "class": "task, class",
-    "ballot": "idx",
-    "counted": "task, position",
-    "absence": "idx",
-    "refusal": "idx",
-    "evidence": "idx",
-    "server_key": "idx",
-    "closing": "task",
-    "decision": "task, sample",
-    "block": "id",
-}
+# Rows are derived and compared in the order of their keys, which are a table's first columns.
+IN_ORDER = "SELECT * FROM {} ORDER BY 1, 2"
+DERIVED = (
+    "roster", "task", "class", "ballot", "counted", "absence", "refusal", "evidence", "server_key",
+    "closing", "decision", "block",
+)  # fmt: skip
 # Columns that hold text, with their tables.
 TEXTS = """SELECT m.name, c.name FROM sqlite_schema m, pragma_table_info(m.name) c
     WHERE m.type = 'table' AND c.type = 'TEXT'"""
@@ -203,8 +194,7 @@ def _close_rows(
     found = tally.outcomes()
     words = {int(how): _word(how) for how in How}
     support, how = found.support.tolist(), [words[code] for code in found.how.tolist()]
-    classes = [
-        c if votes else None for c, votes in zip(found.classes.tolist(), support, strict=True)
-    ]
+    leaders = zip(found.classes.tolist(), support, strict=True)
+    classes = [leader if votes else None for leader, votes in leaders]
     columns = (classes, support, found.runner_up.tolist(), how, found.decided_at.tolist())
     yield "decision", [(number, i, *row) for i, row in enumerate(zip(*columns, strict=True))]

@@ -184,8 +184,8 @@ class _Verifier:
             # Text that is not UTF-8 raises, also in a row that nothing below comes to.
             deque(self.connection.execute(f'SELECT "{column}" FROM "{table}"'), maxlen=0)
         self.report.ok("V1")
-        for name, key in schema.DERIVED.items():
-            self.tables[name] = self.connection.execute(f"SELECT * FROM {name} ORDER BY {key}")
+        for name in schema.DERIVED:
+            self.tables[name] = self.connection.execute(schema.IN_ORDER.format(name))
         self.blocks = schema.keeps_blocks(self.connection)
         # Id from which on block rows are still to be compared; None where they are read singly.
         self.start = -(2**63) if self.blocks and self._one("PRAGMA encoding") == "UTF-8" else None

@@ -276,7 +276,7 @@ class ProofOfPrediction(Strategy):
         )
         _check_texts(draft)
         posting = Posting(draft, samples.encode())
-        posting.check(electorate=self.min_nodes)
+        posting.task(range(self.min_nodes), self.min_nodes)  # checks its parameters
         return posting
 
     # -- Flower's interface ---------------------------------------------------------------

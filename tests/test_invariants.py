@@ -38,6 +38,7 @@ from rtc_flower.entries import (
     Close,
     CloseReason,
     Entry,
+    Evidence,
     Invite,
     Refusal,
     Refused,
@@ -45,7 +46,9 @@ from rtc_flower.entries import (
     decode_leaf,
 )
 from rtc_flower.forks import NO_CLASS
+from rtc_flower.keys import SigningKey
 from rtc_flower.ledger import Ledger
+from rtc_flower.signatures import hand_over
 from rtc_flower.stopping import Order, Rule, certified_int
 from rtc_flower.tally import How, Tally
 from rtc_flower.verify import Verdict, verify
@@ -275,6 +278,55 @@ def test_replay_equals_incremental(plan: Plan, data: st.DataObject) -> None:
     assert again.closed == tally.closed
     assert again.forks.tips_hash(again.task_id) == tally.forks.tips_hash(tally.task_id)
     assert replay.roots == world.replay.roots
+
+
+def between(world: World, choose: Choose, number: int) -> None:
+    """What may stand between two tasks, and outlasts them."""
+    replay = world.replay
+    if choose(2):
+        world.add(world.roster([voter(10 + number)]))
+    if choose(2) and world.replay.tally is not None:
+        first, second = (make_ballot(replay, voter(0), [i] * world.tally.task.n) for i in (0, 1))
+        signed = (first.header, first.signature, second.header, second.signature)
+        world.add(Evidence(*signed))
+    if choose(2):
+        new = SigningKey(bytes([100 + number]) * 32)
+        world.add(hand_over(SERVER, new, ledger_id=replay.ledger_id))
+    if choose(2):
+        tally = world.post([voter(0), voter(1)])
+        world.add(tally.close(CloseReason.ABORTED))
+
+
+def all_of(replay: Replay) -> dict[str, object]:
+    """Everything that a replay knows."""
+    state = dict(vars(replay)) | {"tree": replay.tree.leaves}
+    tally = state.pop("tally")
+    if tally is None:
+        return state
+    forks, outcomes = tally.forks, tally.outcomes()
+    told = dict(vars(tally)) | {
+        "forks": forks.tips_hash(tally.task_id), "outcomes": outcomes.digest(tally.task_id),
+        "asked": [tally.asked(key).tolist() for key in tally.ranks[: tally.invited]],
+    }  # fmt: skip
+    arrays = {name: value.tolist() for name, value in told.items() if hasattr(value, "tolist")}
+    waiting = {key: (i, ballot, v.tolist()) for key, (i, ballot, v) in tally._waiting.items()}
+    return state | told | arrays | {"_waiting": waiting, "_waves": len(tally._waves)}
+
+
+@given(st.lists(plans(), min_size=1, max_size=3), st.data())
+def test_a_resumed_log_is_one_that_was_replayed(several: list[Plan], data: st.DataObject) -> None:
+    """At every place in the log, and with what comes after it."""
+    world, choose = World.with_voters(7), chooser(data)
+    for number, plan in enumerate(several):
+        play(world, plan, choose)
+        between(world, choose, number)
+    replayed = Replay()
+    for place, leaf in enumerate(world.log):
+        resumed = Replay()
+        resumed.resume(world.log[:place])
+        assert all_of(resumed) == all_of(replayed)
+        assert states([resumed.apply(leaf)]) == states([replayed.apply(leaf)])
+    assert all_of(replayed) == all_of(world.replay)
 
 
 def outcome(plan: Plan, data: st.DataObject) -> list[object]:

@@ -24,6 +24,7 @@ from ledgers import (
     post,
     query,
     sample_set,
+    tamper,
     voter,
 )
 
@@ -370,6 +371,36 @@ def test_half_a_file_is_not_opened(ledger: Ledger) -> None:
     ledger.path.write_bytes(ledger.path.read_bytes()[: -3 * 4096])
     with pytest.raises(LedgerFormatError, match="damaged or foreign"):
         Ledger(ledger.path, SERVER)
+
+
+def test_a_log_that_the_server_did_not_sign_is_not_gone_on_with(ledger: Ledger) -> None:
+    """Else the server would sign a second history and look like a liar: HEAD may be gone, too."""
+    post(ledger, 3)
+    for number in range(3):
+        cast(ledger, voter(number), (0, 1, 2))
+    post(ledger, 3)
+    size = ledger.replay.size
+    ledger.close()
+    whole, log = ledger.path.read_bytes(), log_of(ledger.path)
+    damage: list[tuple[str, tuple[object, ...]]] = [
+        ("UPDATE checkpoint SET note = replace(note, ?, ?) WHERE size = ?", (old, new, size))
+        for old, new in ((f"\n{size}\n", f"\n{size - 1}\n"), ("=\n", "\n"), ("rtc", "tcr"))
+    ]
+    damage.append(("DELETE FROM checkpoint WHERE size = ?", (size,)))
+    for index, leaf in enumerate(log):
+        for place in (20, len(leaf) - 1):  # the time, which no rule looks at, and the payload
+            changed = bytearray(leaf)
+            changed[place] ^= 1
+            sql = "UPDATE entry SET leaf = ? WHERE idx = ?"
+            damage.append((sql, (bytes(changed), index)))
+    for statement in damage:
+        ledger.path.write_bytes(whole)
+        ledger.head_file.unlink(missing_ok=True)
+        tamper(ledger.path, statement)
+        with pytest.raises(LedgerError, match=r"damaged|the server key that this ledger names"):
+            Ledger(ledger.path, SERVER)
+    ledger.path.write_bytes(whole)
+    Ledger(ledger.path, SERVER).close()
 
 
 def test_a_newer_entry_is_not_written_over(ledger: Ledger) -> None:

@@ -16,6 +16,7 @@ from rtc_flower.ledger import Ledger
 from rtc_flower.schema import (
     APPLICATION_ID,
     DERIVED,
+    IN_ORDER,
     SCHEMA_SHA256,
     SCHEMA_VERSION,
     BlockRows,
@@ -54,12 +55,20 @@ def test_every_table_is_strict_and_every_derived_one_has_its_columns(
 def test_no_column_but_the_class_of_a_sample_without_votes_is_empty(
     empty: sqlite3.Connection,
 ) -> None:
-    for table, key in DERIVED.items():
-        keys = set(key.split(", "))
-        rows = empty.execute(f'SELECT name, "notnull" FROM pragma_table_info("{table}")')
-        nullable = {name for name, required in rows if not required} - keys
+    for table in DERIVED:
+        rows = empty.execute(f'SELECT name, "notnull", pk FROM pragma_table_info("{table}")')
+        nullable = {name for name, required, key in rows if not required and not key}
         assert nullable == ({"class"} if table == "decision" else set())
-        assert list(COLUMNS[table])[: len(keys)] == key.split(", ")
+
+
+def test_rows_are_read_in_the_order_of_their_keys_without_sorting(
+    empty: sqlite3.Connection,
+) -> None:
+    for table in DERIVED:
+        found = empty.execute(f'SELECT cid FROM pragma_table_info("{table}") WHERE pk ORDER BY pk')
+        assert found.fetchall() in ([(0,)], [(0,), (1,)])
+        steps = empty.execute(f"EXPLAIN QUERY PLAN {IN_ORDER.format(table)}").fetchall()
+        assert [step[3].split(" USING")[0] for step in steps] == [f"SCAN {table}"]
 
 
 @pytest.mark.parametrize("quotes", ["[]", '""', "``"])

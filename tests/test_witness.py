@@ -21,11 +21,14 @@ from ledgers import (
     voter,
 )
 
+from rtc_flower.ballot import Ballot
 from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.clients.witness import Witness
+from rtc_flower.consensus import Applied, Replay
 from rtc_flower.entries import decode_leaf
 from rtc_flower.errors import DataError, FormatError, SignatureError
 from rtc_flower.ledger import Ledger
+from rtc_flower.signatures import check_signatures
 from rtc_flower.wire import (
     AuditReply,
     AuditRequest,
@@ -164,6 +167,44 @@ def test_a_damaged_replica_accuses_nobody_and_is_sent_again(node: Node) -> None:
         assert replica.with_suffix(".damaged").read_bytes() == damaged
         assert node.audit().verdict == "ok"
         assert replica.read_bytes() == whole
+
+
+def counted(node: Node, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Ballots whose signatures an audit checks."""
+    checked: list[int] = []
+
+    def check(applied: Applied, replay: Replay) -> None:
+        if isinstance(applied.entry, Ballot):
+            checked.append(applied.index)
+        check_signatures(applied, replay)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rtc_flower.clients.witness.check_signatures", check)
+        assert node.audit().verdict == "ok"
+    return len(checked)
+
+
+def test_what_was_checked_in_an_earlier_audit_is_not_checked_again(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But by another version of the program, and where the replica is not what was checked."""
+    votes = counted(node, monkeypatch)
+    assert votes == 2
+    for _ in range(3):
+        post(node.ledger, 3)
+        node.vote()
+        cast(node.ledger, voter(1), (0, 1, 2))
+        assert counted(node, monkeypatch) == 2
+        votes += 2
+    kept = node.replica.with_name("replica.root")
+    size, root, version = kept.read_text().split()
+    for text in (f"{size} {root} 0.0.1\n", f"{size} {root}\n", "", "x y z", f"-1 {root} {version}"):
+        kept.write_text(text)
+        assert counted(node, monkeypatch) == votes
+        assert kept.read_text().split() == [size, root, version]
+        assert counted(node, monkeypatch) == 0
+    node.replica.unlink()  # what the server sends instead is not taken for what was checked
+    assert counted(node, monkeypatch) == votes
 
 
 def test_a_damaged_memory_of_the_node_accuses_nobody(node: Node) -> None:
