@@ -93,6 +93,10 @@ class Witness:
         return self._directory / f"{task_id.hex()}.ballot"
 
     @property
+    def _held_path(self) -> Path:
+        return self._directory / "checkpoint"
+
+    @property
     def held(self) -> str:
         """The checkpoint that was verified last; "" for none.
 
@@ -101,7 +105,7 @@ class Witness:
         DataError
             If this node's disk damaged it, for which the server is not to blame.
         """
-        path = self._directory / "checkpoint"
+        path = self._held_path
         if not path.exists():
             return ""
         note = path.read_text(errors="replace")
@@ -130,17 +134,25 @@ class Witness:
         ------
         FormatError, SignatureError
             If it does not; what was seen stays.
+        DataError
+            If no key that the server names signed what was seen: a server key that was replaced
+            may be a thief's by now.
         """
         checkpoint = self.read_checkpoint(note)
         if note_held := self.held:
             held = Checkpoint.parse(note_held)
+            if not any(held.is_signed(note_held, key) for key in self._keys):
+                raise DataError(
+                    f"expected a server that names the key which signed {self._held_path}, got one "
+                    "that does not: it uses a key that was replaced, or that file was damaged"
+                )
             if seen_size != held.size:
                 raise FormatError(
                     f"expected a proof from size {held.size}, which this node has seen, "
                     f"got one from {seen_size}"
                 )
             self._check_continues(held, checkpoint, split_hashes(consistency))
-        _keep(self._directory / "checkpoint", note)
+        _keep(self._held_path, note)
         return checkpoint
 
     def _check_continues(self, held: Checkpoint, now: Checkpoint, proof: list[bytes]) -> None:
@@ -255,6 +267,8 @@ class Witness:
             _check_entry(replay, leaf, index)
         if replay.size != checkpoint.size or replay.roots[-1] != checkpoint.root:
             raise _AuditError("V7", f"the log of {replay.size} entries is not the checkpoint's")
+        if [key for _, key in replay.server_keys] != self._keys:
+            raise _AuditError("V7", "the server's keys are not those that the log names")
         if replay.due is not None:
             raise _AuditError("V8", f"expected {replay.due} at the end, found nothing")
         for path in self._receipt_paths:

@@ -282,6 +282,42 @@ def test_a_rotated_server_is_followed(node: Node) -> None:
     assert node.audit(replace(node.request(), checkpoint=other)).verdict == "V11"
 
 
+def thief(node: Node, *, full: bool = True) -> AuditRequest:
+    """What whoever stole the key before the rotation asks; the log goes on as it should."""
+    forged = Checkpoint.parse(node.ledger.checkpoint).sign(SERVER)
+    return replace(node.request(full=full), rotations=b"", checkpoint=forged)
+
+
+def test_n9_a_server_key_that_was_replaced_is_followed_by_nobody_who_saw_the_next(
+    node: Node,
+) -> None:
+    node.ledger.rotate_key(NEXT)
+    assert node.audit().verdict == "ok"
+    held = node.witness.held
+    node.ledger.enrol([(voter(7).public, "seven")])
+    for full in (True, False):
+        request = thief(node, full=full)
+        witness = Witness(node.directory, request.genesis, request.rotations)
+        with pytest.raises(DataError, match="it uses a key that was replaced"):
+            witness.audit(request, ME)
+        with pytest.raises(DataError, match="it uses a key that was replaced"):
+            witness.follow(
+                request.checkpoint, seen_size=request.seen_size, consistency=request.consistency
+            )
+    assert node.witness.held == held
+    assert node.audit().verdict == "ok"
+
+
+def test_n9_a_full_audit_takes_no_checkpoint_by_a_key_that_the_log_replaced(node: Node) -> None:
+    """Also of a node that has not seen the next key."""
+    assert node.audit().verdict == "ok"
+    node.ledger.rotate_key(NEXT)
+    request = thief(node)
+    reply = Witness(node.directory, request.genesis, request.rotations).audit(request, ME)
+    assert (reply.verdict, reply.cosignature) == ("V7", "")
+    assert "not those that the log names" in reply.detail
+
+
 def test_s5_a_twin_history_is_refused_and_what_was_seen_stays(node: Node, tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     twin = tmp_path / "b" / "ledger.db"
