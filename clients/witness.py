@@ -7,10 +7,12 @@ decision from its own replica of the log before it cosigns.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -138,6 +140,17 @@ class Witness:
             If no key that the server names signed what was seen: a server key that was replaced
             may be a thief's by now.
         """
+        with self._alone():
+            return self._follow(note, seen_size, consistency)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let other messages to this node wait: Flower's simulation handles several at once."""
+        with (self._directory / "lock").open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _follow(self, note: str, seen_size: int, consistency: bytes) -> Checkpoint:
         checkpoint = self.read_checkpoint(note)
         if note_held := self.held:
             held = Checkpoint.parse(note_held)
@@ -184,7 +197,13 @@ class Witness:
         clock : callable
             Unix seconds, for the cosignature.
         """
-        leaves = self.replica() if request.full else []
+        with self._alone():
+            return self._audit(request, key, clock)
+
+    def _audit(
+        self, request: AuditRequest, key: SigningKey, clock: Callable[[], float]
+    ) -> AuditReply:
+        leaves = self._replica() if request.full else []
         if request.full and request.replica_size != len(leaves):
             return AuditReply("behind", "", len(leaves), "")
         try:
@@ -207,9 +226,7 @@ class Witness:
 
     def _follow_audit(self, request: AuditRequest) -> Checkpoint:
         try:
-            return self.follow(
-                request.checkpoint, seen_size=request.seen_size, consistency=request.consistency
-            )
+            return self._follow(request.checkpoint, request.seen_size, request.consistency)
         except DataError:
             raise
         except RtcFlowerError as error:
@@ -299,6 +316,10 @@ class Witness:
 
     def replica(self) -> list[bytes]:
         """Leaves of this node's copy of the log; what a crash cut off is dropped."""
+        with self._alone():
+            return self._replica()
+
+    def _replica(self) -> list[bytes]:
         if not self._replica_path.exists():
             return []
         data = self._replica_path.read_bytes()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from ledgers import (
 
 from rtc_flower.ballot import Ballot
 from rtc_flower.checkpoint import Checkpoint
+from rtc_flower.clients import witness as witness_module
 from rtc_flower.clients.witness import Witness
 from rtc_flower.consensus import Applied, Replay
 from rtc_flower.entries import decode_leaf
@@ -316,6 +320,59 @@ def test_n9_a_full_audit_takes_no_checkpoint_by_a_key_that_the_log_replaced(node
     reply = Witness(node.directory, request.genesis, request.rotations).audit(request, ME)
     assert (reply.verdict, reply.cosignature) == ("V7", "")
     assert "not those that the log names" in reply.detail
+
+
+def audit_at_once(node: Node, requests: Sequence[AuditRequest]) -> dict[int, str]:
+    """Verdicts of requests that one node handles at the same time, by place."""
+    verdicts: dict[int, str] = {}
+
+    def handle(place: int) -> None:
+        request = requests[place]
+        witness = Witness(node.directory, request.genesis, request.rotations)
+        verdicts[place] = witness.audit(request, ME).verdict
+
+    threads = [threading.Thread(target=handle, args=(place,)) for place in range(len(requests))]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.1)
+    for thread in threads:
+        thread.join()
+    return verdicts
+
+
+def test_of_messages_at_once_the_older_takes_back_nothing_that_was_seen(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flower's simulation lets one node handle several messages at a time."""
+    node.audit(node.request(full=False))
+    node.ledger.enrol([(voter(7).public, "seven")])
+    older = node.request(full=False)
+    node.ledger.enrol([(voter(8).public, "eight")])
+    newer, keep = node.request(full=False), witness_module._keep
+
+    def slow(path: Path, text: str) -> None:
+        time.sleep(0.5 if text == older.checkpoint else 0)
+        keep(path, text)
+
+    monkeypatch.setattr(witness_module, "_keep", slow)
+    assert audit_at_once(node, [older, newer]) == {0: "ok", 1: "V11"}
+    assert node.witness.held == older.checkpoint
+    assert node.audit(node.request(full=False)).verdict == "ok"
+    assert node.witness.held == newer.checkpoint
+
+
+def test_of_full_audits_at_once_every_entry_is_kept_once(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = Witness._keep_replica
+
+    def slow(witness: Witness, leaves: list[bytes], fresh: int, checkpoint: Checkpoint) -> None:
+        time.sleep(0.5)
+        keep(witness, leaves, fresh, checkpoint)
+
+    monkeypatch.setattr(Witness, "_keep_replica", slow)
+    assert audit_at_once(node, [node.request()] * 2) == {0: "ok", 1: "behind"}
+    assert node.witness.replica() == log_of(node.ledger.path)
 
 
 def test_s5_a_twin_history_is_refused_and_what_was_seen_stays(node: Node, tmp_path: Path) -> None:
