@@ -261,8 +261,8 @@ class VoteRound:
     # -- telling --------------------------------------------------------------------------
 
     def _name(self, voter: bytes) -> str:
-        positions = self._ledger.replay.roster.active()
-        return self._ledger.replay.roster.members[positions[voter]].name
+        members = self._ledger.replay.roster.members  # also who was revoked while the task is open
+        return next(member.name for member in members if member.key == voter)
 
     def _say(self, what: str, voter: bytes = b"", detail: str = "") -> None:
         tally = self._tally

@@ -32,6 +32,7 @@ from populations import (
     truthful,
 )
 
+from rtc_flower.admin import change_roster, open_state
 from rtc_flower.ballot import Ballot
 from rtc_flower.clients.contract import ABSTAIN
 from rtc_flower.entries import Close, CloseReason, Genesis, Invite, Refusal, Task
@@ -462,6 +463,20 @@ def test_a_killed_server_gives_new_deadlines_to_those_who_have_not_answered(tmp_
     result = run([task()], nodes, tmp_path, seed=1, rule="all", clock=clock)
     assert result.tasks[0].absent == {"silent-2": "deadline"}
     assert clock.now >= 60.0
+
+
+def test_a_voter_that_was_revoked_while_its_task_is_open_is_absent(tmp_path: Path) -> None:
+    """Its key was stolen and the server stopped; the change takes effect with the next task."""
+    nodes = [truthful(), truthful(), silent()]
+    killed([task()], nodes, tmp_path, after="ballot", rule="all")
+    with open_state(tmp_path) as ledger:
+        change_roster(ledger, revoke=["silent-2"])
+    result = run([task()], nodes, tmp_path, seed=1, rule="all", deadline=5.0, wait_seconds=5.0)
+    (decided,) = result.tasks
+    assert (set(decided.ballots), decided.absent) == (
+        {"node-0", "node-1"},
+        {"silent-2": "deadline"},
+    )
 
 
 def test_a_restart_with_too_few_nodes_still_finishes_the_open_task(tmp_path: Path) -> None:
