@@ -206,6 +206,8 @@ class Directory:
             return 0
         replay = self._ledger.replay
         held = Checkpoint.parse(note)
+        if held.ledger_id != replay.ledger_id:  # the server may have signed it, for another ledger
+            raise FormatError("expected the checkpoint that it holds of this ledger, got another's")
         try:
             Checkpoint.verify(note, replay.key_at(held.size))
         except SignatureError as error:  # not ours, as far as this ledger tells: it is refused

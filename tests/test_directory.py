@@ -11,6 +11,7 @@ from flwr.app import Message
 from ledgers import ADMIN, SERVER, voter, without
 from populations import key_of, truthful
 
+from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.entries import Enrolment
 from rtc_flower.keys import SigningKey
 from rtc_flower.ledger import Ledger
@@ -142,3 +143,14 @@ def test_under_roster_enrolment_an_unknown_key_is_refused(tmp_path: Path) -> Non
             ledger.apply_roster(successor.sign(ADMIN, ledger_id=ledger.replay.ledger_id))
         (why,) = greet(ledger, [node()], tmp_path, seconds=20).refused.values()
         assert "was revoked; the node needs a new one" in why
+
+
+def test_a_checkpoint_of_another_ledger_of_this_server_refuses_one_node_and_stops_nobody(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    """A ledger that continues a lost one is signed by the same key."""
+    old = Checkpoint(bytes(32), 9, bytes(32)).sign(SERVER)
+    directory = greet(ledger, [changed("checkpoint", old), node()], tmp_path, seconds=20)
+    assert len(directory.online()) == 1
+    (why,) = directory.refused.values()
+    assert why == "expected the checkpoint that it holds of this ledger, got another's"
