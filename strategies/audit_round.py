@@ -56,7 +56,7 @@ class _Asked:
 
 
 class AuditRound:
-    """Sends the audit of the last task to every node that owes nothing, and collects verdicts.
+    """Sends the audit of the last task to every voter that owes nothing, and collects verdicts.
 
     Parameters
     ----------
@@ -88,8 +88,9 @@ class AuditRound:
         self.found: dict[bytes, Audited] = {}
         tally = ledger.tally
         owing = set(tally.ranks[: tally.invited]) - set(tally.ballots)
+        members = {member.key for member in ledger.replay.roster.members}
         for key, node in directory.online().items():
-            if key not in owing:
+            if key in members - owing:  # who has just come is enrolled with the next task
                 self._ask(node)
         kind = "full" if full else "light"
         _LOG.info("audit (%s): %d nodes asked, up to %g s", kind, len(self._asked), seconds)

@@ -90,6 +90,15 @@ def test_a_node_that_owes_a_ballot_is_not_audited(tmp_path: Path) -> None:
     assert (row.cosigned, row.enrolled) == (2, 3)
 
 
+def test_a_node_that_comes_during_the_last_task_leaves_no_cosignature(tmp_path: Path) -> None:
+    """It is not enrolled, so that V12 would refuse what it signed."""
+    nodes = [truthful(delay=5.0), truthful(delay=5.0), truthful(joins_after=4)]
+    result = audited(tmp_path, nodes, audit="full")  # and the file is verified
+    assert verdicts(result) == {"node-0": ("ok", True), "node-1": ("ok", True)}
+    again = audited(tmp_path, nodes[:2] + [truthful()], seed=1, audit="full")
+    assert verdicts(again) == {f"node-{i}": ("ok", True) for i in range(3)}
+
+
 def test_who_is_audited_and_who_does_not_answer_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
