@@ -100,6 +100,10 @@ class AuditRound:
         """Whether nothing is waited for any more."""
         return not self._asked or self._clock() >= self._until
 
+    def unheard(self) -> set[bytes]:
+        """Voters of whom it is not certain what they have seen: no answer, or something is bad."""
+        return {key for key, audited in self.found.items() if audited.verdict != "ok"}
+
     def close(self) -> None:
         """Give up on nodes that have not answered."""
         for message_id, asked in self._asked.items():

@@ -402,13 +402,15 @@ class _Session:
         )
 
     def _greet_unheard(self) -> None:
-        """Greet those anew whose answer to the last task is still on its way.
+        """Greet those anew whose answer to the last task or audit is still on its way.
 
         What such a node has seen by now is not known, and a proof from elsewhere would fail.
         """
-        if self._round is not None:
-            for voter in self._round.unheard():
-                self._directory.drop(voter)
+        unheard = self._round.unheard() if self._round is not None else set()
+        if self._audit is not None:
+            unheard |= self._audit.unheard()
+        for voter in unheard:
+            self._directory.drop(voter)
 
     def _wait(self, what: str, ready: Callable[[], bool]) -> bool:
         """Wait up to ``wait_seconds`` until ``ready``; whether it came to that."""

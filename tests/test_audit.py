@@ -95,7 +95,7 @@ def test_a_node_that_comes_during_the_last_task_leaves_no_cosignature(tmp_path: 
     nodes = [truthful(delay=5.0), truthful(delay=5.0), truthful(joins_after=4)]
     result = audited(tmp_path, nodes, audit="full")  # and the file is verified
     assert verdicts(result) == {"node-0": ("ok", True), "node-1": ("ok", True)}
-    again = audited(tmp_path, nodes[:2] + [truthful()], seed=1, audit="full")
+    again = audited(tmp_path, [*nodes[:2], truthful()], seed=1, audit="full")
     assert verdicts(again) == {f"node-{i}": ("ok", True) for i in range(3)}
 
 
@@ -207,3 +207,28 @@ def test_a_receipt_is_sent_until_the_node_has_it_and_not_again(tmp_path: Path) -
     run([task(6, first=70)], nodes, tmp_path, seed=2, audit="light")  # the hello tells
     assert sent[5:] == [3]
     assert len(kept(tmp_path, 0, "*.receipt")) == 7
+
+
+def test_a_node_that_was_late_in_one_audit_accuses_nobody_in_the_next(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has seen more than it told; it may not be invited in between, so that nobody asks it."""
+    slow: list[Message] = []
+
+    def first_audit(message: Message) -> bool:
+        if message.metadata.message_type == MessageType.EVALUATE and not slow:
+            slow.append(message)
+            return True
+        return False
+
+    nodes = [truthful(delay=3.0) for _ in range(4)]
+    nodes.append(replace(truthful(), delay=12.0, when=first_audit))
+    with caplog.at_level("WARNING", logger="flwr.rtc_flower"):
+        result = run(
+            [task(6), task(5)], nodes, tmp_path, order="invitation", wave_size=1, invite_ahead=0,
+            audit_seconds=8.0, min_nodes=5,
+        )  # fmt: skip
+    first, second = ({a.node: a.verdict for a in decided.audits} for decided in result.tasks)
+    assert first["node-4"] == "deadline"
+    assert set(second.values()) == {"ok"}
+    assert "answered with an error" not in caplog.text
