@@ -126,7 +126,7 @@ class Tally:
         self.ranks = invitation_order(task_id, keys)
         self._rank = {key: rank for rank, key in enumerate(self.ranks)}
         self.invited = 0
-        self._waves: list[tuple[int, npt.NDArray[np.bool_]]] = []  # (ranks up to, asked)
+        self._waves: list[tuple[int, npt.NDArray[np.bool_]]] = []  # (ranks up to, not asked)
         self.ballots: dict[bytes, int] = {}
         self.absent: dict[bytes, AbsenceReason] = {}
         self.refusals: Counter[bytes] = Counter()
@@ -143,7 +143,7 @@ class Tally:
     def invite(self, more: int) -> None:
         """Ask ``more`` further ranks for the samples undecided now."""
         self.invited += more
-        self._waves.append((self.invited, ~self.decided))
+        self._waves.append((self.invited, self.decided))  # one array until more is decided
 
     def is_invited(self, voter: bytes) -> bool:
         """Whether ``voter`` has been invited."""
@@ -156,7 +156,7 @@ class Tally:
     def asked(self, voter: bytes) -> npt.NDArray[np.bool_]:
         """Samples (n,) that an invited voter is asked."""
         rank = self._rank[voter]
-        return next(asked for end, asked in self._waves if rank < end)
+        return ~next(decided for end, decided in self._waves if rank < end)
 
     def outstanding(self) -> list[bytes]:
         """Invited voters that are not settled, by rank."""
@@ -249,7 +249,7 @@ class Tally:
             if how is How.CERTIFIED:  # says so only of what is not certain anyway
                 self._how[fresh & certain] = How.CERTAIN
             self._decided_at[fresh] = self.counted
-            self.decided |= fresh
+            self.decided = self.decided | fresh  # waves keep the array as it was
 
     # -- closing --------------------------------------------------------------------------
 

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import pytest
 from ledgers import World, lengths, make_ballot, names, voter
 
@@ -101,6 +103,20 @@ def test_a_later_wave_is_asked_only_what_is_undecided() -> None:
     blocks = world.vote(last, [2, 1]).counted[0].blocks
     assert blocks.samples.tolist() == [1]
     assert tally.outcomes().classes.tolist() == [0, 1]
+
+
+def test_waves_that_are_asked_the_same_keep_it_once() -> None:
+    """Else a log of 10 kB, with an INVITE for every rank, takes a verifier's memory."""
+    world = World.with_voters(90)
+    tally = world.post(90, n=100_000, k=2, invite=0)
+    tracemalloc.start()
+    try:
+        for _ in range(90):
+            world.invite(1)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+    assert tally.asked(world.ranked(89).public).all()
 
 
 def test_under_invitation_a_ballot_waits_for_every_lower_rank() -> None:
