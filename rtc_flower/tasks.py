@@ -23,6 +23,10 @@ def check_parameters(task: Task) -> None:
     """
     if task.rule not in tuple(Rule):
         raise TaskError(f"rule must be one of 1 to {max(Rule)}, got {task.rule}")
+    if task.order not in tuple(Order):
+        raise TaskError(f"counting order must be arrival or invitation, got {task.order}")
+    # Not after the names, each of which is compared with each: this bounds how many there are.
+    task.stop_rule.check(Order(task.order), int(np.count_nonzero(task.members())))
     if task.n * task.k > MAX_COUNTS:
         what = f"samples times classes must be at most {MAX_COUNTS:,}; split the task"
         raise TaskError(f"{what}, got {task.n:,} times {task.k}")
@@ -31,11 +35,8 @@ def check_parameters(task: Task) -> None:
         raise TaskError(f"class names must differ, got {', '.join(map(repr, repeated))} repeated")
     if "" in task.class_names:
         raise TaskError("class names must not be empty")
-    if task.order not in tuple(Order):
-        raise TaskError(f"counting order must be arrival or invitation, got {task.order}")
     if not 1 <= task.close_min <= task.n:
         raise TaskError(f"close_min must be 1 to {task.n} samples, got {task.close_min}")
-    task.stop_rule.check(Order(task.order), int(np.count_nonzero(task.members())))
 
 
 def check_task(task: Task, *, roster: Roster, last_close: bytes) -> None:

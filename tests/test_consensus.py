@@ -105,6 +105,7 @@ def test_r3_one_task_at_a_time(world: World) -> None:
     [
         ({"k": 1}, "classes must be an integer in 2 to 1000, got 1"),
         ({"k": 1001}, "classes must be an integer in 2 to 1000, got 1001"),
+        ({"k": 65535}, "classes must be an integer in 2 to 1000, got 65535"),  # at once
         ({"n": 0, "samples_hash": bytes(32)}, "close_min must be 1 to 0 samples"),
         ({"class_names": ("a", "b", "a")}, "got 'a' repeated"),
         ({"class_names": ("a", "")}, "must not be empty"),
