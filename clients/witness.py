@@ -323,7 +323,7 @@ class Witness:
         if not self._replica_path.exists():
             return []
         data = self._replica_path.read_bytes()
-        whole = _without_tail(data)
+        whole = _without_tail(data, self._kept[0])
         if whole != data:
             os.truncate(self._replica_path, len(whole))
         return split_leaves(whole)
@@ -341,16 +341,17 @@ class Witness:
     def _kept_path(self) -> Path:
         return self._directory / "replica.root"
 
+    @property
     def _kept(self) -> tuple[int, str, str]:
         """Size and root of the replica when it was last checked, and the version that did."""
         path = self._kept_path
         words = path.read_text(errors="replace").split() if path.exists() else []
-        size, root, by = (*words, "", "", "")[:3]
+        size, root, by = (*words, "", "", "")[:3]  # none, or damaged: everything is sent again
         return int(size) if size.isascii() and size.isdigit() else 0, root, by
 
     def _known(self, leaves: list[bytes]) -> int:
         """How many of this node's own entries this version of the program has checked before."""
-        size, root, by = self._kept()
+        size, root, by = self._kept
         same = by == version("rtc-flower") and _root(leaves[:size]) == root
         return size if same and size <= len(leaves) else 0
 
@@ -359,7 +360,7 @@ class Witness:
 
         It is put aside, and the server sends the whole log again.
         """
-        size, root, _ = self._kept()
+        size, root, _ = self._kept
         if not (self._replica_path.exists() and size) or _root(leaves[:size]) == root:
             return False
         _LOG.warning("the replica of %d entries was damaged on this disk; asking again", size)
@@ -434,12 +435,12 @@ def _read_ballot(path: Path) -> bytes:
     return payload
 
 
-def _without_tail(data: bytes) -> bytes:
-    """Whole records at the front of ``data``."""
+def _without_tail(data: bytes, most: int) -> bytes:
+    """At most so many whole records at the front of ``data``: behind them a crash left anything."""
     at = 0
-    while at + 4 <= len(data):
+    while at + 4 <= len(data) and most > 0:
         end = at + 4 + int.from_bytes(data[at : at + 4], "big")
         if end > len(data):
             break
-        at = end
+        at, most = end, most - 1
     return data[:at]

@@ -79,7 +79,7 @@ EXPECTED = {
         "another ledger": (0, "damaged on this node's disk"),
         "newer version": (0, "damaged on this node's disk"),
         "foreign key": (0, "damaged on this node's disk"),
-        "trailing bytes": (0, "behind"),
+        "trailing bytes": (0, "ok"),
     },
 }
 

@@ -158,6 +158,25 @@ def test_a_torn_tail_of_a_replica_is_dropped_and_sent_again(node: Node, cut: int
     assert node.replica.read_bytes() == whole
 
 
+def test_what_a_crash_left_behind_the_replica_accuses_nobody(node: Node) -> None:
+    """A power cut may leave a longer file whose end was never written."""
+    node.audit()
+    whole = node.replica.read_bytes()
+    root = node.replica.with_name("replica.root").read_bytes()
+    for tail in (bytes(40), join_leaves([b"\x07" * 50]), whole):
+        node.replica.write_bytes(whole + tail)
+        assert node.audit().verdict == "ok"
+        assert node.replica.read_bytes() == whole
+    for damaged in (b"", b"\xff", b"5", b"x y\n", root[1:]):
+        node.replica.with_name("replica.root").write_bytes(damaged)
+        assert node.audit().verdict == "ok"
+        assert node.replica.read_bytes() == whole
+    node.replica.with_name("replica.root").unlink()  # killed in the first audit
+    node.replica.write_bytes(bytes(40))
+    assert node.audit().verdict == "ok"
+    assert node.replica.read_bytes() == whole
+
+
 def test_a_damaged_replica_accuses_nobody_and_is_sent_again(node: Node) -> None:
     node.audit()
     replica, whole = node.replica, node.replica.read_bytes()
