@@ -220,8 +220,9 @@ class Witness:
             if request.full and self._drop_damaged_replica(leaves):
                 return AuditReply("behind", "the replica was damaged on this node's disk", 0, "")
             number, detail = error.args if isinstance(error, _AuditError) else ("V2", str(error))
+            detail = str(detail)[:MAX_TEXT]  # it may quote a whole ballot
             _LOG.error("audit failed: %s: %s", number, detail)
-            return AuditReply(number, str(detail)[:MAX_TEXT], request.replica_size, "")
+            return AuditReply(number, detail, request.replica_size, "")
         return AuditReply("ok", self._missing(leaves), len(leaves), cosignature)
 
     def _follow_audit(self, request: AuditRequest) -> Checkpoint:

@@ -14,6 +14,7 @@ from rtc_flower.errors import FormatError, RtcFlowerError
 from rtc_flower.ledger import Ledger
 from rtc_flower.strategies.collector import Collector, Reply, ReplyKind
 from rtc_flower.strategies.directory import Directory, NodeInfo
+from rtc_flower.strategies.events import told
 from rtc_flower.wire import (
     RECORD,
     AuditReply,
@@ -166,7 +167,7 @@ class AuditRound:
         key = asked.key
         if reply.kind is not ReplyKind.CONTENT or reply.message is None:
             why = reply.message.error.reason if reply.message else "unreachable"
-            self.found[key] = Audited(self._name(key), "error", str(why))
+            self.found[key] = Audited(self._name(key), "error", told(why))
             return True
         try:
             record = reply.message.content.get(RECORD)
@@ -174,7 +175,7 @@ class AuditRound:
                 raise FormatError("expected an audit reply")
             self._answer(asked, AuditReply.read(dict(record)))
         except RtcFlowerError as error:
-            self.found[key] = Audited(self._name(key), "error", str(error))
+            self.found[key] = Audited(self._name(key), "error", told(error))
         return True
 
     def _answer(self, asked: _Asked, answer: AuditReply) -> None:
@@ -191,10 +192,11 @@ class AuditRound:
             self._directory.saw(key, size, replica=replica, proved=asked.proving)
         if answer.cosignature:
             self._ledger.cosign(size, answer.cosignature, voter=key)
-        cosigned = bool(answer.cosignature)
-        self.found[key] = Audited(self._name(key), answer.verdict, answer.detail, cosigned)
-        if answer.verdict != "ok":
-            _LOG.error("%s reports %s: %s", self._name(key), answer.verdict, answer.detail)
+        name, cosigned = self._name(key), bool(answer.cosignature)
+        found = Audited(name, told(answer.verdict), told(answer.detail), cosigned)
+        self.found[key] = found
+        if found.verdict != "ok":
+            _LOG.error("%s reports %s: %s", name, found.verdict, found.detail)
 
     def _name(self, key: bytes) -> str:
         members = self._ledger.replay.roster.members

@@ -23,6 +23,7 @@ from rtc_flower.files import check_seen
 from rtc_flower.keys import check_public_key
 from rtc_flower.ledger import Ledger
 from rtc_flower.strategies.collector import Collector, Reply, ReplyKind
+from rtc_flower.strategies.events import told
 from rtc_flower.wire import RECORD, HelloReply, HelloRequest, join_leaves, split_hashes
 
 __all__ = ["Directory", "NodeInfo"]
@@ -155,14 +156,14 @@ class Directory:
         node_id, nonce, _ = challenge
         if reply.kind is not ReplyKind.CONTENT or reply.message is None:
             why = reply.message.error.reason if reply.message else "unreachable"
-            _LOG.warning("node %d answered the hello with an error: %s", node_id, why)
+            _LOG.warning("node %d answered the hello with an error: %s", node_id, told(why))
             return True
         try:
             self._admit(node_id, nonce, reply.message)
         except LedgerError:
             raise  # an old or forked ledger must not go on
         except RtcFlowerError as error:
-            self._refuse(node_id, str(error))
+            self._refuse(node_id, told(error))
         return True
 
     def _admit(self, node_id: int, nonce: bytes, message: Message) -> None:

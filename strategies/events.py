@@ -6,7 +6,14 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-__all__ = ["Event", "EventFile"]
+from rtc_flower.wire import MAX_TEXT
+
+__all__ = ["Event", "EventFile", "told"]
+
+
+def told(text: object) -> str:
+    """Words of a node, fit for a log and a terminal: on one line, cut at `MAX_TEXT` characters."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text)[:MAX_TEXT])
 
 
 @dataclass(frozen=True, slots=True)

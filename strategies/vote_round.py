@@ -16,7 +16,7 @@ from rtc_flower.errors import BallotError, FormatError, SignatureError
 from rtc_flower.ledger import Ledger
 from rtc_flower.strategies.collector import Collector, Reply, ReplyKind
 from rtc_flower.strategies.directory import Directory
-from rtc_flower.strategies.events import Event
+from rtc_flower.strategies.events import Event, told
 from rtc_flower.wire import (
     RECORD,
     SAMPLES,
@@ -110,7 +110,7 @@ class VoteRound:
             self._answer(asked, reply.message)
         else:
             why = reply.message.error.reason if reply.message else "unreachable"
-            self._failed(asked.voter, str(why))
+            self._failed(asked.voter, told(why))
         if self.closed:
             self._say("closed", detail=self._tally.closed.reason.name.lower())  # type: ignore[union-attr]
         return True
@@ -270,7 +270,7 @@ class VoteRound:
             what=what,
             task=self._ledger.replay.number,
             node=self._name(voter) if voter else "",
-            detail=detail,
+            detail=told(detail),
             ballots=tally.counted,
             decided=int(tally.decided.sum()),
             samples=tally.task.n,

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flwr.app import Message
 from ledgers import log_of, query
 from populations import (
     assert_verified,
@@ -58,6 +59,7 @@ from rtc_flower.strategies.collector import Collector
 from rtc_flower.strategies.events import Event
 from rtc_flower.strategies.proof_of_prediction import ProofOfPrediction, VoteTask
 from rtc_flower.tally import How
+from rtc_flower.wire import RECORD
 
 K = 5
 
@@ -158,6 +160,31 @@ def test_a_node_declines_by_accept_or_when_its_time_is_over(tmp_path: Path) -> N
     assert set(result.tasks[0].ballots) == {"node-0"}
     assert (asked[0].kind, asked[0].n, asked[0].class_names) == ("default", 60, tuple("01234"))
     assert 50 < asked[0].seconds <= 60
+
+
+def test_what_a_node_says_is_cut_and_gives_no_orders_to_a_terminal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = "\x1b[2J\ntask 1: closed\x07" + "A" * 100_000
+
+    def tamper(reply: Message) -> Message:
+        record = reply.content.config_records[RECORD]
+        for field in {"text", "verdict", "detail", "name"} & set(record):
+            record[field] = said
+        return reply
+
+    busy = contract(lambda X: X[:, 0], accept=lambda info: False)
+    nodes = [truthful(), truthful(), node_of(busy)]
+    loud = [replace(node, when=lambda message: True, tamper=tamper) for node in nodes[1:]]
+    events: list[Event] = []
+    with caplog.at_level("INFO", logger="flwr.rtc_flower"):
+        result = run([task()], [nodes[0], *loud], tmp_path, rule="all", on_event=events.append)
+    (decided,) = result.tasks
+    found = [text for audit in decided.audits for text in (audit.verdict, audit.detail)]
+    texts = [record.getMessage() for record in caplog.records if "[2J" in record.getMessage()]
+    texts += [event.detail for event in events] + found
+    assert len([text for text in texts if "AAA" in text]) >= 4
+    assert all(len(text) < 1000 and not {"\x1b", "\n", "\x07"} & set(text) for text in texts)
 
 
 def raises(X: Any) -> Any:
