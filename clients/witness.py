@@ -223,7 +223,10 @@ class Witness:
             detail = str(detail)[:MAX_TEXT]  # it may quote a whole ballot
             _LOG.error("audit failed: %s: %s", number, detail)
             return AuditReply(number, detail, request.replica_size, "")
-        return AuditReply("ok", self._missing(leaves), len(leaves), cosignature)
+        missing = self._missing(leaves)[:MAX_TEXT]
+        if missing:  # the owner must hear it: a server that dropped the ballot tells nobody
+            _LOG.warning("audit: %s", missing)
+        return AuditReply("ok", missing, len(leaves), cosignature)
 
     def _follow_audit(self, request: AuditRequest) -> Checkpoint:
         try:

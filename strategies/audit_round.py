@@ -197,6 +197,8 @@ class AuditRound:
         self.found[key] = found
         if found.verdict != "ok":
             _LOG.error("%s reports %s: %s", name, found.verdict, found.detail)
+        elif found.detail:
+            _LOG.warning("%s reports: %s", name, found.detail)
 
     def _name(self, key: bytes) -> str:
         members = self._ledger.replay.roster.members

@@ -467,16 +467,19 @@ def test_s1_a_ballot_dropped_after_its_receipt_is_named(node: Node, tmp_path: Pa
     assert f"entry {receipt.index} is not the ballot" in reply.detail
 
 
+@pytest.mark.parametrize("full", [False, True])
 def test_a_ballot_lost_before_its_receipt_is_told_by_its_voter(
-    ledger: Ledger, tmp_path: Path
+    ledger: Ledger, tmp_path: Path, caplog: pytest.LogCaptureFixture, *, full: bool
 ) -> None:
+    """To its owner first: the server may have dropped it."""
     node = Node(tmp_path / "me", ledger)
     tally = post(ledger, 3)
     lost = make_ballot(ledger.replay, ME, (0, 1, 2)).encode()
     node.witness.ballot_path(tally.task_id).write_bytes(lost)
-    reply = node.audit()
+    reply = node.audit(node.request(full=full))
     assert reply.verdict == "ok"
     assert tally.task_id.hex() in reply.detail
+    assert [record.getMessage() for record in caplog.records] == [f"audit: {reply.detail}"]
 
 
 def test_a_newer_entry_is_not_cosigned(tmp_path: Path) -> None:
