@@ -502,8 +502,8 @@ class _Session:
             self._strategy._sleep(_WAIT)
         for reply in iter(lambda: self._collector.reply(_WAIT), None):
             self._take(reply)
-            if self._idle():
-                return
+            if self._idle() or self._strategy._clock() >= self._refresh_at:
+                return  # also while replies keep coming: deadlines and waves wait for nobody
 
     def _idle(self) -> bool:
         """Whether nothing that is waited for can still come."""

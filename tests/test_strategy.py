@@ -124,6 +124,25 @@ def test_a_task_closes_at_its_deadline_with_a_silent_and_a_rubbish_node(tmp_path
     assert 30.0 <= clock.now < 60.0
 
 
+def test_a_trickle_of_replies_holds_up_no_deadline(tmp_path: Path) -> None:
+    """Each comes within 0.2 s of the last, for five seconds more than the deadline."""
+    clock, absent = SimulatedClock(), []
+    nodes = [*(truthful(delay=0.1 * number) for number in range(60)), silent()]
+
+    def told(event: Event) -> None:
+        absent.extend([clock.now] if event.what == "absent" else [])
+
+    with InMemoryGrid(population(nodes, tmp_path), workers=1, clock=clock) as grid:
+        ProofOfPrediction(
+            [task()], tmp_path, min_nodes=61, deadline=1.0, rule="all", audit="off", clock=clock,
+            sleep=clock.sleep, on_event=told, collector=lambda grid: Collector(
+                grid, workers=0, poll=0.001, clock=clock, sleep=clock.sleep
+            ),
+        ).start(grid)  # fmt: skip
+    assert len(absent) > 30
+    assert max(absent) < 3.5
+
+
 def test_close_when_enough_samples_are_decided(tmp_path: Path) -> None:
     def half(X: Any) -> Any:
         return np.where(X[:, 1] < 30, X[:, 0], ABSTAIN)
