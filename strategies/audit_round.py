@@ -13,7 +13,7 @@ from rtc_flower.entries import decode_leaf
 from rtc_flower.errors import FormatError, RtcFlowerError
 from rtc_flower.ledger import Ledger
 from rtc_flower.strategies.collector import Collector, Reply, ReplyKind
-from rtc_flower.strategies.directory import Directory, NodeInfo
+from rtc_flower.strategies.directory import Directory, NodeInfo, check_replica_size
 from rtc_flower.strategies.events import told
 from rtc_flower.wire import (
     RECORD,
@@ -180,9 +180,8 @@ class AuditRound:
 
     def _answer(self, asked: _Asked, answer: AuditReply) -> None:
         key, size = asked.key, asked.size
-        node = self._directory.nodes.get(key)
-        behind = 0 <= answer.replica_size <= self._ledger.replay.size
-        if answer.verdict == "behind" and behind and node is not None:
+        check_replica_size(answer.replica_size, self._ledger)
+        if answer.verdict == "behind" and key in self._directory.nodes:
             self._directory.saw(key, 0, replica=answer.replica_size)
             if self._attempts[key] < _ATTEMPTS:
                 self._ask(self._directory.nodes[key])

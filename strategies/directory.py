@@ -26,7 +26,7 @@ from rtc_flower.strategies.collector import Collector, Reply, ReplyKind
 from rtc_flower.strategies.events import told
 from rtc_flower.wire import RECORD, HelloReply, HelloRequest, join_leaves, split_hashes
 
-__all__ = ["Directory", "NodeInfo"]
+__all__ = ["Directory", "NodeInfo", "check_replica_size"]
 
 _LOG = logging.getLogger("flwr.rtc_flower")
 _HELLO = f"{MessageType.QUERY}.hello"
@@ -194,6 +194,7 @@ class Directory:
         else:
             name = self._free_name(hello.name)
         seen_size = self._seen(hello.checkpoint, name)
+        check_replica_size(hello.replica_size, self._ledger)
         stored = {task_id for task_id, _ in self._ledger.ballots_of(hello.key)}
         unproved = frozenset(stored.intersection(split_hashes(hello.unproved)))
         self.nodes[hello.key] = NodeInfo(
@@ -279,3 +280,9 @@ class Directory:
                 replica_size=node.replica_size if replica is None else replica,
                 unproved=node.unproved.union(stored).difference(proved),
             )
+
+
+def check_replica_size(size: int, ledger: Ledger) -> None:
+    """Refuse what no node can have of this log, nor SQLite count; `FormatError`."""
+    if not 0 <= size <= ledger.replay.size:
+        raise FormatError(f"expected a replica of 0 to {ledger.replay.size} entries, got {size}")

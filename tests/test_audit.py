@@ -99,6 +99,27 @@ def test_a_node_that_comes_during_the_last_task_leaves_no_cosignature(tmp_path: 
     assert verdicts(again) == {f"node-{i}": ("ok", True) for i in range(3)}
 
 
+@pytest.mark.parametrize("size", [-1, 10**6, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("kind", [MessageType.QUERY, MessageType.EVALUATE])
+def test_a_node_that_says_it_has_more_than_the_log_holds_up_nobody(
+    tmp_path: Path, kind: str, size: int
+) -> None:
+    """Flower carries 64 bits without a sign, SQLite has one."""
+
+    def tamper(reply: Message) -> Message:
+        if reply.metadata.message_type.startswith(kind):
+            reply.content.config_records[RECORD]["replica_size"] = size
+        return reply
+
+    nodes = [truthful(), truthful(), replace(truthful(), when=lambda _: True, tamper=tamper)]
+    least = 2 if kind == MessageType.QUERY else 3
+    result = run([task(6), task(5)], nodes, tmp_path, audit="full", min_nodes=least, rule="all")
+    for decided in result.tasks:
+        found = {a.node: a.verdict for a in decided.audits}
+        assert found.pop("node-2", "error") == "error"
+        assert found == {"node-0": "ok", "node-1": "ok"}
+
+
 def test_who_is_audited_and_who_does_not_answer_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
