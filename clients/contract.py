@@ -98,7 +98,7 @@ class Contract:
     @property
     def said(self) -> str:
         """Description that goes into the ballot."""
-        return self.description or describe(self.estimator)
+        return describe(self if self.description else self.estimator)
 
     def votes(
         self, samples: Samples, asked: npt.NDArray[np.bool_], *, classes: int, store: ModelStore

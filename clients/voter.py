@@ -128,6 +128,8 @@ class Voter:
         witness = self._witness(request)
         ledger_id = witness.ledger_id
         task, task_id = read_leaf(request.task, Task)
+        if len(request.bundle) not in (0, 32):  # else it would sign what no ledger takes
+            raise FormatError(f"expected a bundle hash of 32 bytes, got {len(request.bundle)}")
         seen = witness.follow(
             request.checkpoint, seen_size=request.seen_size, consistency=request.consistency
         )

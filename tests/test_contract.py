@@ -206,3 +206,4 @@ def test_it_accepts_every_task_and_describes_itself_unless_told_otherwise() -> N
     assert Contract(Counting(), data).accept(info)
     assert Contract(Counting(), data).said == "counting"
     assert Contract(Counting(), data, description="mine").said == "mine"
+    assert Contract(Counting(), data, description="é" * 101).said == "é" * 100  # 200 bytes

@@ -178,6 +178,15 @@ def test_a_task_that_is_not_in_the_log_is_refused(tmp_path: Path, asked: Asked) 
     assert read(vote(tmp_path, (replace_seen(tmp_path, request), asked[1])))
 
 
+@pytest.mark.parametrize("size", [1, 31, 33, 100_000])
+def test_no_ballot_is_signed_that_no_ledger_takes(tmp_path: Path, asked: Asked, size: int) -> None:
+    """Meta has 32 bytes for the bundle; what is signed is the node's ballot for good."""
+    with pytest.raises(FormatError, match=f"a bundle hash of 32 bytes, got {size}"):
+        vote(tmp_path, asked, bundle=bytes(size))
+    assert_nothing_signed(tmp_path)
+    assert read(vote(tmp_path, asked)).description
+
+
 def test_samples_that_are_not_those_of_the_task_are_refused(tmp_path: Path, asked: Asked) -> None:
     request, data = asked
     features = Samples.decode(data).features
