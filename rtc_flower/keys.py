@@ -94,7 +94,8 @@ class SigningKey:
 
         pem = self._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+        # Not by process id: in a container one that was killed here had the same.
+        temporary = path.with_name(f"{path.name}.{os.urandom(4).hex()}.new")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:

@@ -185,6 +185,24 @@ def test_a_key_file_is_never_overwritten(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["server.key"]
 
 
+def test_a_process_killed_while_it_made_its_key_makes_one_when_it_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container it has the same process id again."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", killed)
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            load_or_create_key(tmp_path / "node.key")
+    assert len(list(tmp_path.iterdir())) == 1
+    key = load_or_create_key(tmp_path / "node.key")
+    assert SigningKey.load(tmp_path / "node.key").public == key.public
+
+
 def test_a_key_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "server.key"
     SigningKey(bytes(32)).save(path)
