@@ -1,4 +1,4 @@
-"""Text files that people carry about: read as what a stranger brought."""
+"""Text files that people carry about: a stranger brought them; what is kept is not replaced."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
-from rtc_flower.errors import FormatError, KeyFormatError, SignatureError
+from rtc_flower.errors import FormatError, KeyFormatError, LedgerError, SignatureError
+from rtc_flower.files import write_atomically
 
 _MAX_BYTES = 64 * 2**20  # a receipt holds a ballot; nothing else here is larger
+# How a ledger, a private key and a checkpoint begin: nobody can make them again.
+_KEPT = (b"SQLite format 3\0", b"-----BEGIN ", b"rtc-flower/ledger/")
 
 
 @contextmanager
@@ -67,3 +70,43 @@ def file_size(path: Path) -> int:
     if not S_ISREG(found.st_mode) and not S_ISDIR(found.st_mode):
         raise FormatError(f"{path}: expected a file, found a pipe or a device; copy it to a file")
     return found.st_size
+
+
+def check_output(path: Path, *read: Path, option: str = "--output") -> None:
+    """Refuse an output that would replace what a command reads, or what nobody can make again.
+
+    Parameters
+    ----------
+    path : Path
+        Where the output is to go.
+    *read : Path
+        What the command reads.
+    option : str
+        What names ``path`` on the command line.
+
+    Raises
+    ------
+    LedgerError
+        If one of ``read``, a ledger, a key, a checkpoint, or no file is there, or no folder.
+    """
+    expected = f"{option} {path}: expected a file in a folder that exists"
+    try:
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise LedgerError(f"{expected}, and neither a link, a folder, a pipe nor a device")
+        if not path.absolute().parent.is_dir():
+            raise LedgerError(expected)
+        if not path.exists():
+            return
+        with path.open("rb") as file:
+            kept = file.read(max(map(len, _KEPT))).startswith(_KEPT)
+        if kept or any(other.exists() and other.samefile(path) for other in read):
+            what = "a ledger, a key or a checkpoint" if kept else "what this command reads"
+            raise LedgerError(f"{option} {path}: {what} is there; name another file")
+    except OSError as error:
+        raise LedgerError(f"{option} {path}: cannot be written ({error.strerror})") from error
+
+
+def write_output(path: Path, text: str, *read: Path) -> None:
+    """Write what `check_output` lets pass, whole or not at all; may raise `LedgerError`."""
+    check_output(path, *read)
+    write_atomically(path, text)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from rtc_flower import cli_keys, cli_ledger, cli_plan, cli_replay
-from rtc_flower.errors import DataError, FormatError, LedgerError, RtcFlowerError, UnsupportedError
+from rtc_flower.errors import FormatError, LedgerError, RtcFlowerError, UnsupportedError
 
 __all__ = ["app", "main"]
 
@@ -57,15 +57,12 @@ def demo(
     """Start a SuperLink and SuperNodes here and let them vote: MNIST where found, else digits."""
     import time
 
+    from rtc_flower.carried import check_output
     from rtc_flower.demo import DemoOptions, run_demo, save_json
     from rtc_flower.display import console
 
-    if json_file is not None and (
-        json_file.is_symlink()
-        or (json_file.exists() and not json_file.is_file())
-        or not json_file.absolute().parent.is_dir()
-    ):  # said before the work, not after it
-        raise DataError(f"--json {json_file}: expected a file in a folder that exists")
+    if json_file is not None:  # said before the work, not after it
+        check_output(json_file, option="--json")
     state = state_dir or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     options = DemoOptions(
         state_dir=state.absolute(),
@@ -230,7 +227,7 @@ def export(
     """Write a closed task's outcomes as CSV or JSON: class, support, what decided each sample."""
     import io
 
-    from rtc_flower.files import write_atomically
+    from rtc_flower.carried import write_output
     from rtc_flower.reading import consistent, list_tasks, outcome_rows
 
     with consistent(ledger):
@@ -243,7 +240,7 @@ def export(
     if output is None:
         sys.stdout.write(text)
     else:
-        write_atomically(output, text)
+        write_output(output, text, ledger)
     if task is None and (tasks := len(list_tasks(ledger))) > 1:
         typer.echo(f"note: task 1 of {tasks}; --task names another", err=True)
 

@@ -94,10 +94,10 @@ def request(
 ) -> None:
     """Write what the admin's machine needs to sign the next roster."""
     from rtc_flower.admin import RosterRequest
-    from rtc_flower.files import write_atomically
+    from rtc_flower.carried import write_output
 
     made = RosterRequest.of(ledger)
-    write_atomically(output, made.to_json())
+    write_output(output, made.to_json(), ledger)
     typer.echo(f"{output}: roster version {made.read_roster().version}")
 
 
@@ -111,15 +111,14 @@ def sign(
 ) -> None:
     """Sign the next roster; needs the admin key and no ledger."""
     from rtc_flower.admin import RosterRequest, load_key
-    from rtc_flower.carried import judged_by, read_text
-    from rtc_flower.files import write_atomically
+    from rtc_flower.carried import judged_by, read_text, write_output
 
     with judged_by("V6"):
         asked = RosterRequest.from_json(read_text(file))
     signed = asked.sign(
         load_key(key), enrol=_pairs(enrol), revoke=revoke or [], rotate=_pairs(rotate)
     )
-    write_atomically(output, signed.to_json())
+    write_output(output, signed.to_json(), file, key)
     typer.echo(f"ledger {signed.ledger_id.hex()}")
     _print_roster(signed.roster)
 

@@ -188,10 +188,9 @@ def _signatures(signed: bool) -> str:
 
 
 def _compare(first: Path, second: Path, known: Any, output: Path | None, as_json: bool) -> int:
-    from rtc_flower.carried import judged_by
+    from rtc_flower.carried import judged_by, write_output
     from rtc_flower.checkpoint import Checkpoint
     from rtc_flower.compare import compare as run
-    from rtc_flower.files import write_atomically
 
     with _cannot_say(), judged_by("section 1.2"):
         found = run(first, second, identity=known)
@@ -204,7 +203,7 @@ def _compare(first: Path, second: Path, known: Any, output: Path | None, as_json
         stated = Checkpoint.parse(found.proof.first.note)
         name = f"two-histories-{stated.ledger_id.hex()[:16]}-{stated.size}.json"
         target = output or Path(name)
-        write_atomically(target, found.proof.to_json())
+        write_output(target, found.proof.to_json(), first, second)
         said["proof"] = str(target)
     _print(said, as_json)
     return found.exit_code

@@ -45,11 +45,14 @@ def replay(
     votes. As .npz (an integer array 'truth') or .npy: a class index from 0 for
     each sample, in the order of the votes' array.
     """
+    from rtc_flower.carried import check_output
     from rtc_flower.display import console, records_table
     from rtc_flower.errors import RtcFlowerError
     from rtc_flower.files import write_atomically
     from rtc_flower.replaying import replay as run
 
+    if json_file is not None:  # said before the work, not after it
+        check_output(json_file, votes, *filter(None, [truth]), option="--json")
     path = ledger or Path("runs") / time.strftime("replay-%Y%m%d-%H%M%S") / "ledger.db"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

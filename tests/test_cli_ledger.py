@@ -480,3 +480,48 @@ def test_an_abort_knows_the_head_on_another_disk(state: Path, tmp_path: Path, ru
     code, _, err = run("abort", state, "--head-file", head)
     assert code == 1
     assert "1 entries behind" in err
+
+
+def test_an_output_replaces_nothing_that_nobody_can_make_again(
+    state: Path, tmp_path: Path, run: Run
+) -> None:
+    """`export LEDGER --output LEDGER` left a CSV file, and `sign -o KEY` no admin key."""
+    ledger, request, key = state / "ledger.db", tmp_path / "request", tmp_path / "admin.pem"
+    public = run("keygen", key)[1].strip()
+    run("init", tmp_path / "governed", "--admin-key", public)
+    governed = tmp_path / "governed" / "ledger.db"
+    run("roster", "request", governed, "-o", request)
+    votes, truth = tmp_path / "votes.csv", tmp_path / "truth.csv"
+    votes.write_text("node,sample,class\na,0,x\nb,0,y\n")
+    truth.write_text("sample,class\n0,x\n")
+    kept = (ledger, governed, key, state / "server.key", state / "HEAD", request, votes, truth)
+    before = {path: path.read_bytes() for path in kept}
+    signed = ("roster", "sign", request, "--key", key, "--enrol", f"a={KEYS[0]}", "-o")
+    replayed = ("replay", votes, "--truth", truth, "--ledger", tmp_path / "new" / "l.db", "--json")
+    for words, targets in (
+        (("export", ledger, "--task", 1, "--output"), kept[:5]),
+        (("roster", "request", governed, "-o"), kept[:5]),
+        (signed, kept[:6]),
+        (replayed, (*kept[:5], votes, truth)),
+        (("demo", "--json"), kept[:5]),
+    ):
+        for target in targets:
+            code, _, err = run(*words, target)
+            assert code == 1, (words, target)
+            assert f"{target}: " in err
+            assert "name another file" in err
+    assert {path: path.read_bytes() for path in kept} == before
+    assert not (tmp_path / "new").exists()
+    for _ in range(2):  # what a command wrote, it may write again
+        assert run("export", ledger, "--task", 1, "--output", tmp_path / "out.csv")[0] == 0
+        assert run(*signed, tmp_path / "roster")[0] == 0
+
+
+def test_replay_refuses_its_json_file_before_the_work(tmp_path: Path, run: Run) -> None:
+    votes = tmp_path / "votes.csv"
+    votes.write_text("node,sample,class\na,0,x\nb,0,y\n")
+    nowhere = tmp_path / "nowhere" / "figures"
+    code, _, err = run("replay", votes, "--ledger", tmp_path / "r" / "l.db", "--json", nowhere)
+    assert code == 1
+    assert f"--json {nowhere}: expected a file in a folder that exists" in err
+    assert not (tmp_path / "r").exists()
