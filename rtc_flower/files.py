@@ -192,7 +192,8 @@ def write_atomically(path: Path, text: str) -> None:
         temporary.write_text(text)
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only disk refuses this too
+            temporary.unlink()
         raise LedgerError(f"{path}: cannot be written ({error.strerror})") from error
 
 

@@ -1,3 +1,4 @@
+import errno
 import os
 import sqlite3
 from contextlib import closing
@@ -126,3 +127,17 @@ def test_atomic_writes_replace_or_leave_alone(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="HEAD: cannot be written"):
         write_atomically(path, "three")
     assert os.listdir(tmp_path) == ["HEAD"]
+
+
+def test_a_read_only_disk_is_named_by_the_file_that_was_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by the temporary name, which cannot even be removed there."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "temporary")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(LedgerError, match=r"/HEAD: cannot be written \(Read-only file system\)"):
+        write_atomically(tmp_path / "HEAD", "one")
