@@ -110,7 +110,7 @@ class Witness:
         path = self._held_path
         if not path.exists():
             return ""
-        note = path.read_text(errors="replace")
+        note = path.read_text(encoding="utf-8", errors="replace")
         try:
             checkpoint = Checkpoint.parse(note)
             for key in self._keys:
@@ -395,7 +395,7 @@ def _keep(path: Path, text: str) -> None:
     """Replace ``path``, so that a power cut leaves the old text or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("w") as file:
+        with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -417,7 +417,7 @@ def _is_in(replay: Replay, receipt: KeptReceipt) -> bool:
 
 def _read_receipt(path: Path, *, check: bool = False) -> KeptReceipt:
     try:
-        receipt = KeptReceipt.from_json(path.read_text(errors="replace"))
+        receipt = KeptReceipt.from_json(path.read_text(encoding="utf-8", errors="replace"))
         if check:
             receipt.check()
     except RtcFlowerError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 from dataclasses import asdict
@@ -225,8 +226,6 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a closed task's outcomes as CSV or JSON: class, support, what decided each sample."""
-    import io
-
     from rtc_flower.carried import write_output
     from rtc_flower.reading import consistent, list_tasks, outcome_rows
 
@@ -369,6 +368,9 @@ def _print_records(records: list[dict[str, Any]], as_json: bool, title: str) -> 
 
 def main() -> None:
     """Entry point: our errors become a line on standard error; exit code 1, or 2 for cannot say."""
+    for stream in (sys.stdout, sys.stderr):  # a name that this terminal cannot show is no failure
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except RtcFlowerError as error:

@@ -112,7 +112,7 @@ def connect(path: Path, *, mode: str) -> sqlite3.Connection:
     """
     _expect_file(path)
     with storage_errors(path):
-        uri = f"file:{quote(str(path.resolve()))}?mode={mode}"
+        uri = f"file:{quote(os.fsencode(path.resolve()))}?mode={mode}"
         connection = sqlite3.connect(uri, timeout=_BUSY_SECONDS, isolation_level=None, uri=True)
         try:
             _check_identity(connection, path)
@@ -189,7 +189,7 @@ def write_atomically(path: Path, text: str) -> None:
         raise LedgerError(f"{path}: cannot be written (neither a file nor a name that is free)")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):  # a read-only disk refuses this too

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -525,3 +527,48 @@ def test_replay_refuses_its_json_file_before_the_work(tmp_path: Path, run: Run) 
     assert code == 1
     assert f"--json {nowhere}: expected a file in a folder that exists" in err
     assert not (tmp_path / "r").exists()
+
+
+def spoken(*words: object, encoding: str = "ascii") -> tuple[int, str]:
+    """Exit code and output of the command in a process without a locale that knows UTF-8."""
+    env = {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "rtc_flower", *map(str, words)],
+        env={**env, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=False,
+    )
+    return ended.returncode, (ended.stdout + ended.stderr).decode("ascii", "backslashreplace")
+
+
+def test_files_are_in_utf_8_whatever_the_locale_is(state: Path, tmp_path: Path) -> None:
+    """A dash in the checkpoint's signature line was a traceback behind an append."""
+    code, said = spoken("init", tmp_path / "new")
+    assert (code, "Traceback" in said) == (0, False)
+    members = [f"n={voter(7).public.hex()}"]
+    assert spoken("roster", "enrol", tmp_path / "new", *members)[0] == 0
+    assert spoken("rotate-server-key", state)[0] == 0
+    for folder in (state, tmp_path / "new"):
+        head = folder / "HEAD"
+        assert "\n— " in head.read_text(encoding="utf-8")
+        assert spoken("verify", folder / "ledger.db", "--checkpoint", head)[0] == 0
+    code, said = spoken("show", state / "ledger.db", "--task", 1, "--sample", 0)
+    assert code == 0  # the ledger was said not to fit itself
+    assert "TASK " in said
+
+
+def test_a_name_that_is_no_utf_8_is_opened_and_printed(state: Path, tmp_path: Path) -> None:
+    """Verify called an honest ledger bad, and others ended in a traceback."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/n\xff"))
+    shutil.copytree(state, folder)
+    for words in (
+        ("verify", folder / "ledger.db"),
+        ("show", folder / "ledger.db"),
+        ("rotate-server-key", folder),
+        ("repair", folder / "ledger.db"),
+        ("backup", folder / "ledger.db", folder / "copy"),
+        ("restore", folder / "copy", folder / "again"),
+        ("init", folder / "new"),
+    ):
+        code, said = spoken(*words, encoding="utf-8")
+        assert (code, "Traceback" in said) == (0, False), (words, said)
