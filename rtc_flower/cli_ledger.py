@@ -126,12 +126,13 @@ def compare(
     """
     from rtc_flower.compare import Identity
 
+    with _cannot_say():
+        key = _key(server_key)
     if proof is not None and first is None:
-        raise typer.Exit(_check_proof(proof, _key(server_key), identity, as_json))
+        raise typer.Exit(_check_proof(proof, key, identity, as_json))
     with _cannot_say():
         if proof is not None or first is None or second is None:
             raise LedgerError("compare needs two checkpoints or ledgers, or --proof alone")
-        key = _key(server_key)
         known = Identity(server_key=key) if key else None
         if identity is not None:
             known = replace(Identity.read(identity), server_key=key)
@@ -143,7 +144,7 @@ def _cannot_say() -> Iterator[None]:
     """End with exit code 2 where an error keeps us from looking: 1 would accuse a server."""
     try:
         yield
-    except RtcFlowerError as error:
+    except (RtcFlowerError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
 
@@ -203,8 +204,11 @@ def _compare(first: Path, second: Path, known: Any, output: Path | None, as_json
         stated = Checkpoint.parse(found.proof.first.note)
         name = f"two-histories-{stated.ledger_id.hex()[:16]}-{stated.size}.json"
         target = output or Path(name)
-        write_output(target, found.proof.to_json(), first, second)
-        said["proof"] = str(target)
+        try:
+            write_output(target, found.proof.to_json(), first, second)
+            said["proof"] = str(target)
+        except LedgerError as error:  # two histories are said all the same
+            said["proof"] = f"not written: {error}; name a file with --output and run again"
     _print(said, as_json)
     return found.exit_code
 

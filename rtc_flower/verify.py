@@ -153,7 +153,7 @@ def verify(path: Path, *, held: str | None = None, ledger_id: bytes | None = Non
         report.unsupported = str(error)
     except (errors.LedgerFormatError, UnicodeError) as error:  # also in SQLite's own words
         report.bad("V1", str(error))
-    except errors.LedgerError as error:
+    except (errors.LedgerError, OSError) as error:
         report.unsupported = str(error)  # locked, or not to be read as it is: cannot say
     except MemoryError as error:
         report.unsupported = f"more memory than there is: {error}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -179,6 +180,10 @@ def test_compare_accuses_nobody_of_what_it_cannot_read(
     for more in ((), (head,), (head, head, "--server-key", "00"), (head, head, "--proof", head)):
         assert run("compare", *more)[0] == 2
     assert run("compare", "--proof", tmp_path / "none")[0] == 2
+    assert run("compare", "--proof", head, "--server-key", "zz")[0] == 2
+    unseen = tmp_path / ("x" * 300)  # the system refuses even to look, as in a closed folder
+    for closed in ((unseen, ledger), (head, unseen), (head, head, "--identity", unseen)):
+        assert run("compare", *closed)[0] == 2
     assert run("compare", "--proof", head)[0] == 1  # read, and no proof
     code, _, err = run("compare", state, ledger)
     assert code == 2
@@ -264,7 +269,7 @@ def test_twins_are_compared_and_the_proof_is_checked_elsewhere(
     assert run("compare", "--proof", tmp_path / "proof", "--server-key", voter(0).public.hex())[
         0
     ] == (1)
-    assert run("compare", "--proof", tmp_path / "proof", "--server-key", "00" * 32)[0] == 1
+    assert run("compare", "--proof", tmp_path / "proof", "--server-key", "00" * 32)[0] == 2
     known = ("--proof", tmp_path / "proof", "--identity", ledger)
     assert run("compare", *known)[0] == 0
     assert run("compare", *known, "--server-key", voter(0).public.hex())[0] == 1
@@ -281,6 +286,34 @@ def test_twins_are_compared_and_the_proof_is_checked_elsewhere(
     with open_state(state) as opened:
         opened.abort()
     assert run("compare", state / "HEAD", tmp_path / "short.db")[0] == 2
+
+
+def test_two_histories_are_said_where_the_proof_cannot_be_written(
+    state: Path, tmp_path: Path, run: Run
+) -> None:
+    shutil.copytree(state, tmp_path / "twin")
+    for folder, number in ((state, 7), (tmp_path / "twin", 8)):
+        run("roster", "enrol", folder, f"new={voter(number).public.hex()}")
+    ledger, twin = state / "ledger.db", tmp_path / "twin" / "ledger.db"
+    for target in (tmp_path / "nowhere" / "proof", twin):
+        code, out, _ = run("compare", ledger, twin, "-o", target)
+        assert code == 1
+        assert "compare: inconsistent" in out
+        assert f"proof: not written: --output {target}: " in out
+        assert "name a file with --output and run again" in out
+    assert run("verify", twin)[0] == 0
+
+
+def test_verify_cannot_say_what_it_may_not_look_at(
+    state: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bool:
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    code, out, _ = run("verify", state / "ledger.db")
+    assert code == 2
+    assert "not checked: [Errno 13] Permission denied" in out
 
 
 def test_keys_over_time(tmp_path: Path, run: Run) -> None:
