@@ -78,15 +78,16 @@ def plan(
 
 def _estimate(ledger: Path) -> tuple[int, float, float]:
     """Classes, mean agreement with the outcomes, and error correlation of a ledger's last task."""
-    from rtc_flower.reading import list_tasks, votes_of
+    from rtc_flower.reading import consistent, list_tasks, votes_of
     from rtc_flower.theory import icc
 
     closed = [row for row in list_tasks(ledger) if row.reason not in (None, "aborted")]
     if not closed:
         raise LedgerError(f"{ledger}: expected a closed task to estimate from, found none")
-    votes = votes_of(ledger, closed[-1].task)
-    cast = votes.votes >= 0
-    right = float((votes.votes == votes.classes)[cast].mean())
+    with consistent(ledger):
+        votes = votes_of(ledger, closed[-1].task)
+        cast = votes.votes >= 0
+        right = float((votes.votes == votes.classes)[cast].mean())
     try:
         correlation = max(0.0, icc(votes.votes, votes.classes))
     except ValueError:

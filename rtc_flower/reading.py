@@ -189,7 +189,7 @@ def _closed(connection: sqlite3.Connection, task: int) -> tuple[int, int, int, i
     row = connection.execute(
         """SELECT t.idx, t.n, t.first_row, t.roster_version, c.reason
         FROM task t LEFT JOIN closing c ON c.task = t.task WHERE t.task = ?""",
-        (task,),
+        (str(task),),  # compared as a number, of any size
     ).fetchone()
     if row is None:
         last = connection.execute("SELECT count(*) FROM task").fetchone()[0]

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ledgers import cast, open_ledger, post, voter
+from ledgers import cast, open_ledger, post, tamper, voter
 from typer.main import get_command
 
 from rtc_flower.cli import app, main
@@ -225,6 +225,15 @@ def test_plan_from_a_ledger_says_what_its_estimate_is(ledger: Path, run: Run) ->
     assert (known.code, known.err) == (0, "")
 
 
+def test_plan_from_a_damaged_ledger_names_it(ledger: Path, tmp_path: Path, run: Run) -> None:
+    damaged = tmp_path / "damaged.db"
+    shutil.copy(ledger, damaged)
+    tamper(damaged, "DELETE FROM decision WHERE sample = 3")
+    said = run("plan", "--nodes", "5", "--ledger", damaged)
+    assert said.code == 1
+    assert f"error: {damaged}: its rows do not fit one another" in said.err
+
+
 def test_replay_without_a_truth_says_that_accuracy_is_not_known(tmp_path: Path, run: Run) -> None:
     votes = tmp_path / "votes.csv"
     votes.write_text("node,sample,class\nann,x1,cat\nben,x1,cat\nann,x2,dog\n")
@@ -289,6 +298,7 @@ def test_show_sample_without_a_task_is_of_the_first(ledger: Path, run: Run) -> N
     [
         (["--task", "3"], "task 3 does not exist; this ledger has 2 tasks, from 1"),
         (["--task", "0"], "task 0 does not exist"),
+        (["--task", "9" * 30], f"task {'9' * 30} does not exist"),
         (["--sample", "20"], "sample 20 does not exist; task 1 has 20, from 0"),
         (["--sample", "-1"], "sample -1 does not exist"),
     ],
