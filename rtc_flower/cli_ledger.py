@@ -263,11 +263,11 @@ def restore(
     from rtc_flower.cli_keys import unknown_head
     from rtc_flower.maintenance import restore as run
 
-    unknown = unknown_head(head_file or ledger.with_name("HEAD"))
+    unknown = unknown_head(head_file or ledger.parent / "HEAD")
     report = run(source, ledger, head_file=head_file)
     note = f"{unknown} this is" if unknown else "ok"
     said = {"restored": str(ledger), "entries": report.entries, "head": note}
-    if not (key := ledger.with_name("server.key")).exists():
+    if not (key := ledger.parent / "server.key").exists():
         said["server_key"] = f"not there: bring {key} back to go on with this ledger"
     _print(said, as_json)
 

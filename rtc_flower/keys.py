@@ -85,17 +85,13 @@ class SigningKey:
         FileExistsError
             If ``path`` exists.
         """
-        # Slow, and no verifier needs it.
-        from cryptography.hazmat.primitives.serialization import (
-            Encoding,
-            NoEncryption,
-            PrivateFormat,
-        )
+        from cryptography.hazmat.primitives import serialization as form  # slow to import
 
-        pem = self._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        how = form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption()
+        pem = self._private.private_bytes(*how)
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not by process id: in a container one that was killed here had the same.
-        temporary = path.with_name(f"{path.name}.{os.urandom(4).hex()}.new")
+        temporary = path.parent / f"{path.name}.{os.urandom(4).hex()}.new"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:

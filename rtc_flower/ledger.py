@@ -150,7 +150,7 @@ class Ledger:
         LedgerError
             If the file exists already.
         """
-        for existing in (path, head_file or path.with_name("HEAD")):
+        for existing in (path, head_file or path.parent / "HEAD"):
             if existing.exists():
                 raise errors.LedgerError(f"{existing} {_EXISTS}")
         old = astuple(continues or Checkpoint(bytes(32), 0, bytes(32)))

@@ -139,6 +139,9 @@ def backup(path: Path, destination: Path) -> str:
     LedgerError
         If ``destination`` exists or cannot be written.
     """
+    if destination.is_dir():
+        what = f"a new file, found a folder; name {destination / path.name}"
+        raise LedgerError(f"{destination}: expected {what}")
     for existing in (destination, destination.with_name(f"{destination.name}-journal")):
         if existing.exists():
             raise LedgerError(f"{existing} exists already; move it away first")
@@ -210,7 +213,7 @@ def restore(source: Path, path: Path, *, head_file: Path | None = None) -> Repor
     if report.exit_code:
         kind = LedgerError if report.exit_code == 1 else UnsupportedError
         raise kind(f"{source}: not restored: {report.summary}")
-    check_head(head_file or path.with_name("HEAD"), _replayed(source))
+    check_head(head_file or path.parent / "HEAD", _replayed(source))
     backup(source, path)
     return report
 

@@ -153,7 +153,7 @@ def _posting(
 
 def _vote(path: Path, recorded: RecordedVotes, posting: Posting) -> Outcomes:
     """Enrol a key per node, post the task, and append every ballot, late ones too."""
-    head = path.with_name(f"{path.name}.HEAD")
+    head = path.parent / f"{path.name}.HEAD"
     book = Ledger.create(path, SigningKey.generate(), enrolment=Enrolment.REPLAY, head_file=head)
     try:
         with book:

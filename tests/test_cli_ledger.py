@@ -288,6 +288,27 @@ def test_twins_are_compared_and_the_proof_is_checked_elsewhere(
     assert run("compare", state / "HEAD", tmp_path / "short.db")[0] == 2
 
 
+def test_a_folder_is_not_taken_for_the_name_of_a_new_file(
+    state: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`backup ledger.db .` as one types `cp`; an empty variable is `.`, too."""
+    ledger, votes = state / "ledger.db", tmp_path / "votes.csv"
+    votes.write_text("node,sample,class\na,0,x\nb,0,y\n")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    for target in (".", "/", "", tmp_path):
+        for words in (
+            ("backup", ledger, target),
+            ("restore", ledger, target),
+            ("keygen", target),
+            ("replay", votes, "--ledger", target),
+        ):
+            code, _, err = run(*words)
+            assert (code, err[:7]) == (1, "error: "), words
+    assert f"name {tmp_path / 'ledger.db'}" in run("backup", ledger, tmp_path)[2]
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_two_histories_are_said_where_the_proof_cannot_be_written(
     state: Path, tmp_path: Path, run: Run
 ) -> None:
