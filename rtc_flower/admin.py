@@ -258,7 +258,8 @@ class RosterRequest:
             )
         old = self.read_roster()
         if self.roster:
-            old.check_signature(key.public, ledger_id=ledger_id)
+            with judged_by("V6: the roster in the request"):
+                old.check_signature(key.public, ledger_id=ledger_id)
         new = changed(old, enrol=enrol, revoke=revoke, rotate=rotate)
         return SignedRoster(ledger_id, new.sign(key, ledger_id=ledger_id))
 

@@ -7,7 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
-from rtc_flower.errors import FormatError, KeyFormatError, LedgerError, SignatureError
+from rtc_flower.errors import (
+    FormatError,
+    KeyFormatError,
+    LedgerError,
+    SignatureError,
+    UnsupportedError,
+)
 from rtc_flower.files import write_atomically
 
 _MAX_BYTES = 64 * 2**20  # a receipt holds a ballot; nothing else here is larger
@@ -22,6 +28,9 @@ def judged_by(rule: str) -> Iterator[None]:
         yield
     except (FormatError, KeyFormatError, SignatureError) as error:
         raise type(error)(f"{rule}: {error}") from error
+    except UnsupportedError as error:  # says itself what to do
+        error.args = (f"{rule}: {error}",)
+        raise
 
 
 def read_text(path: Path) -> str:

@@ -114,7 +114,9 @@ def sign(
     from rtc_flower.carried import judged_by, read_text, write_output
 
     with judged_by("V6"):
-        asked = RosterRequest.from_json(read_text(file))
+        text = read_text(file)
+        with judged_by(str(file)):
+            asked = RosterRequest.from_json(text)
     signed = asked.sign(
         load_key(key), enrol=_pairs(enrol), revoke=revoke or [], rotate=_pairs(rotate)
     )
@@ -133,7 +135,9 @@ def apply(
     from rtc_flower.carried import judged_by, read_text
 
     with judged_by("V6"):
-        signed = SignedRoster.from_json(read_text(file))
+        text = read_text(file)
+        with judged_by(str(file)):
+            signed = SignedRoster.from_json(text)
     say_unknown_head(state_dir, head_file)
     with open_state(state_dir, head_file=head_file) as ledger, judged_by("V6"):
         apply_roster(ledger, signed)

@@ -169,7 +169,7 @@ def _check_proof(path: Path, key: bytes, identity: Path | None, as_json: bool) -
     with _cannot_say():
         text = read_any(path)
         known = None if identity is None else Identity.read(identity)
-    with judged_by("section 1.4"):
+    with judged_by(f"section 1.4: {path}"):
         proof = TwoHistories.from_json(text, server_key=key, identity=known)
         signed = proof.check()
     first = Checkpoint.parse(proof.first.note)

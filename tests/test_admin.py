@@ -286,7 +286,7 @@ def test_the_admin_signs_nothing_that_a_server_slipped_in(governed: Path) -> Non
     forged = request.read_roster().enrol([(voter(9).public, "sybil")])
     genesis_id = request.sign(ADMIN, revoke=["a"]).ledger_id
     slipped = replace(request, roster=forged.sign(SERVER, ledger_id=genesis_id).encode())
-    with pytest.raises(SignatureError):
+    with pytest.raises(SignatureError, match="V6: the roster in the request: expected"):
         slipped.sign(ADMIN, enrol=[("b", voter(1).public)])
     with pytest.raises(KeyFormatError, match="expected the admin key"):
         request.sign(SigningKey(b"\x09" * 32), revoke=["a"])

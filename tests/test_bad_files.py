@@ -58,20 +58,20 @@ EXPECTED = {
         "trailing bytes": (1, ": expected a checkpoint and signatures"),
     },
     "roster": {
-        "truncated": (1, "V6: expected a signed roster in JSON"),
+        "truncated": (1, ": expected a signed roster in JSON"),
         "empty": (1, "error: V6: "),
         "another ledger": (1, "V6: expected a roster for ledger"),
         "newer version": (2, "a signed roster of version 2"),
         "foreign key": (1, f"V6: expected a signature by {ADMIN.public.hex()[:16]}"),
-        "trailing bytes": (1, "V6: expected a signed roster in JSON"),
+        "trailing bytes": (1, ": expected a signed roster in JSON"),
     },
     "evidence": {
-        "truncated": (1, "section 1.4: expected a proof of two histories in JSON"),
+        "truncated": (1, ": expected a proof of two histories in JSON"),
         "empty": (1, "error: section 1.4: "),
-        "another ledger": (1, "section 1.4: expected GENESIS of ledger"),
+        "another ledger": (1, ": expected GENESIS of ledger"),
         "newer version": (2, "a proof of two histories of version 2"),
-        "foreign key": (1, "section 1.4: expected a checkpoint signed by this ledger's server"),
-        "trailing bytes": (1, "section 1.4: expected a proof of two histories in JSON"),
+        "foreign key": (1, ": expected a checkpoint signed by this ledger's server"),
+        "trailing bytes": (1, ": expected a proof of two histories in JSON"),
     },
     "replica": {
         "truncated": (0, "behind"),
@@ -317,5 +317,7 @@ def test_a_bad_file_is_named_with_its_rule_or_reason(
     wanted, names = EXPECTED[kind][how]
     assert names in said
     assert kind != "checkpoint" or "V11 bad" in said
+    if step := {"roster": "V6", "evidence": "section 1.4"}.get(kind):
+        assert f"error: {step}: " in said
     assert code == wanted
     assert "Traceback" not in said

@@ -148,11 +148,20 @@ def test_bad_files_end_with_a_named_error(state: Path, tmp_path: Path, run: Run)
         for words in commands:
             code, _, err = run(*words)
             assert (code, err[:7]) == (1, "error: "), words
+            assert str(bad) in err, words
             assert words[0] != "init" or f"{bad}: expected a" in err
-    bad.write_text(text.replace("receipt 1", "receipt 2"))
-    code, _, err = run("receipt", bad)
-    assert code == 2
-    assert "newer" in err
+    for kind, words in (
+        ("receipt", ("receipt", bad)),
+        ("receipt", ("compare", state / "HEAD", state / "HEAD", "--identity", bad)),
+        ("proof of two histories", ("compare", "--proof", bad)),
+        ("signed roster", ("roster", "apply", state, bad)),
+        ("roster request", ("roster", "sign", bad, "--key", state / "server.key", "-o", bad)),
+    ):
+        bad.write_text(f'{{"format": "rtc-flower {kind} 2"}}')
+        code, _, err = run(*words)
+        assert code == 2, words
+        assert f"{bad}: a {kind} of version 2" in err
+        assert err.count("Install a newer rtc-flower") == 1
     commands = [("roster", "revoke", tmp_path / "no", "a"),
                   ("roster", "enrol", state, "a=xy"), ("roster", "enrol", state, "=00"),
                   ("rotate-server-key", tmp_path / "no"), ("keygen", bad)]  # fmt: skip
