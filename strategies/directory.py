@@ -22,6 +22,7 @@ from rtc_flower.errors import (
 from rtc_flower.files import check_seen
 from rtc_flower.keys import check_public_key
 from rtc_flower.ledger import Ledger
+from rtc_flower.roster import MemberState
 from rtc_flower.strategies.collector import Collector, Reply, ReplyKind
 from rtc_flower.strategies.events import told
 from rtc_flower.wire import RECORD, HelloReply, HelloRequest, join_leaves, split_hashes
@@ -30,6 +31,7 @@ __all__ = ["Directory", "NodeInfo", "check_replica_size"]
 
 _LOG = logging.getLogger("flwr.rtc_flower")
 _HELLO = f"{MessageType.QUERY}.hello"
+_REVOKED = "the key {} was revoked; the node needs a new one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,18 +183,17 @@ class Directory:
                 f"expected a key of its own, got that of {known.name!r}, which is online: "
                 "two nodes share one state-dir, or one partition-id and have no state-dir"
             )
-        positions = replay.roster.active()
+        members = {member.key: member.name for member in replay.roster.members}
         enrolment = replay.genesis.enrolment if replay.genesis else Enrolment.OPEN
-        if hello.key in {m.key for m in replay.roster.members} and hello.key not in positions:
-            raise KeyFormatError(f"the key {hello.key.hex()} was revoked; the node needs a new one")
-        if enrolment is Enrolment.ROSTER and hello.key not in positions:
+        voting = replay.open_task.ranks if replay.open_task else []
+        if hello.key in self._revoked() and hello.key not in voting:
+            raise KeyFormatError(_REVOKED.format(hello.key.hex()))
+        if enrolment is Enrolment.ROSTER and hello.key not in members:
             raise KeyFormatError(
                 f"the key {hello.key.hex()} is not enrolled; ask the roster's admin"
             )
-        if hello.key in positions:
-            name = replay.roster.members[positions[hello.key]].name
-        else:
-            name = self._free_name(hello.name)
+        known_name = members.get(hello.key)
+        name = self._free_name(hello.name) if known_name is None else known_name
         seen_size = self._seen(hello.checkpoint, name)
         check_replica_size(hello.replica_size, self._ledger)
         stored = {task_id for task_id, _ in self._ledger.ballots_of(hello.key)}
@@ -236,6 +237,15 @@ class Directory:
     def _refuse(self, node_id: int, why: str) -> None:
         self.refused[node_id] = why
         _LOG.warning("node %d is refused: %s", node_id, why)
+
+    def _revoked(self) -> set[bytes]:
+        members = self._ledger.replay.roster.members
+        return {member.key for member in members if member.state is MemberState.REVOKED}
+
+    def part_with_revoked(self) -> None:
+        """Refuse those from now on who were revoked while a task was open that they vote on."""
+        for key in self._revoked() & set(self.nodes):
+            self._refuse(self.nodes.pop(key).node_id, _REVOKED.format(key.hex()))
 
     def online(self) -> dict[bytes, NodeInfo]:
         """Voters by key whose node Flower shows."""

@@ -383,6 +383,7 @@ class _Session:
         if self._ledger.replay.open_task is not None:
             self._wait_for_voters()
             decided.append(self._vote())
+            self._directory.part_with_revoked()  # a change takes effect with the next task
         if posted == 0:
             pool.begin(self._ledger.replay.number + 1)
         for posting in postings[posted:]:

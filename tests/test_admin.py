@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from ledgers import ADMIN, SERVER, cast, make_ballot, post, query, voter
-from populations import key_of, run, task, truthful
+from populations import key_of, killed, run, task, truthful
 
 from rtc_flower.admin import (
     RosterRequest,
@@ -221,6 +221,37 @@ def test_a_revoked_node_is_refused_and_a_rotated_one_votes(tmp_path: Path) -> No
         change_roster(ledger, enrol=[("node-2", fresh.public)])
     result = run([task(6, first=20)], nodes, tmp_path, seed=2, rule="all")
     assert set(result.tasks[0].ballots) == {"node-0", "node-1", "node-2"}
+
+
+def test_n9_a_node_revoked_during_a_task_votes_on_it_and_on_no_other(tmp_path: Path) -> None:
+    """The restarted server refused it at the door, waited for it, and called it absent."""
+    nodes, pool = [truthful() for _ in range(3)], [task(6), task(6, first=10)]
+    killed(pool, nodes, tmp_path, after="posted", rule="all")
+    with open_state(tmp_path) as ledger:
+        change_roster(ledger, revoke=["node-2"])
+    options = {"rule": "all", "min_nodes": 2, "wait_seconds": 60.0, "audit": "full"}
+    result = run(pool, nodes, tmp_path, **options)
+    first, second = result.tasks
+    assert (set(first.ballots), first.absent) == ({"node-0", "node-1", "node-2"}, {})
+    assert first.cosigned == (3, 3)
+    assert set(second.ballots) == {"node-0", "node-1"}
+    assert ["was revoked" in why for why in result.refused_nodes.values()] == [True]
+
+
+def test_n9_a_node_that_changes_its_key_during_a_task_is_absent_under_the_old_one(
+    tmp_path: Path,
+) -> None:
+    """The restarted server ended in a KeyError behind the entry that says so."""
+    nodes, pool = [truthful() for _ in range(3)], [task(6), task(6, first=10)]
+    killed(pool, nodes, tmp_path, after="posted", rule="all")
+    key_file = tmp_path / "nodes" / "2" / "node.key"
+    key_file.unlink()
+    with open_state(tmp_path) as ledger:
+        change_roster(ledger, rotate=[("node-2", make_key(key_file).public)])
+    options = {"rule": "all", "wait_seconds": 60.0, "deadline": 5.0}
+    first, second = run(pool, nodes, tmp_path, **options).tasks
+    assert (set(first.ballots), first.absent) == ({"node-0", "node-1"}, {"node-2": "deadline"})
+    assert set(second.ballots) == {"node-0", "node-1", "node-2"}
 
 
 # -- the roster, signed elsewhere ------------------------------------------------------------
