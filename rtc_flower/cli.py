@@ -8,12 +8,15 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rtc_flower import cli_keys, cli_ledger, cli_plan, cli_replay
 from rtc_flower.errors import FormatError, LedgerError, RtcFlowerError, UnsupportedError
+
+if TYPE_CHECKING:
+    from rtc_flower.verify import Report
 
 __all__ = ["app", "main"]
 
@@ -123,6 +126,12 @@ def verify(
         from rtc_flower.receipts import check_receipts
 
         check_receipts(report, ledger, receipts)
+    with cli_ledger.verdict_told(report.exit_code):
+        _print_report(report, as_json)
+    raise typer.Exit(report.exit_code)
+
+
+def _print_report(report: Report, as_json: bool) -> None:
     if as_json:
         steps = [
             {"step": s.number, "verdict": s.verdict.value, "title": s.title, "detail": s.detail}
@@ -135,7 +144,6 @@ def verify(
         from rtc_flower.display import console, report_view
 
         console().print(report_view(report))
-    raise typer.Exit(report.exit_code)
 
 
 @app.command()
@@ -237,7 +245,7 @@ def export(
         writer.writerows(rows)
         text = json.dumps(rows, indent=1) + "\n" if as_json else buffer.getvalue()
     if output is None:
-        sys.stdout.write(text)
+        typer.echo(text, nl=False)
     else:
         write_output(output, text, ledger)
     if task is None and (tasks := len(list_tasks(ledger))) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,7 +22,7 @@ from rtc_flower.errors import (
     UnsupportedError,
 )
 
-__all__ = ["add_commands"]
+__all__ = ["add_commands", "verdict_told"]
 
 LedgerPath = Annotated[Path, typer.Argument(help="The ledger file, ledger.db.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -140,6 +141,21 @@ def compare(
 
 
 @contextmanager
+def verdict_told(code: int) -> Iterator[None]:
+    """Keep a verdict's exit code where it cannot be printed; 2 for one that nobody was told."""
+    try:
+        yield
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        sys.stdout = None  # nothing more can be written at the end
+        typer.echo(f"error: standard output: {error.strerror}", err=True)
+        raise typer.Exit(code or 2) from None
+    except SystemExit:  # rich, where the reader of its pipe is gone
+        raise typer.Exit(code or 2) from None
+
+
+@contextmanager
 def _cannot_say() -> Iterator[None]:
     """End with exit code 2 where an error keeps us from looking: 1 would accuse a server."""
     try:
@@ -179,7 +195,8 @@ def _check_proof(path: Path, key: bytes, identity: Path | None, as_json: bool) -
         "detail": f"two histories of the first {first.size} entries",
         "signatures": _signatures(signed),
     }
-    _print(said, as_json)
+    with verdict_told(0 if signed else 2):
+        _print(said, as_json)
     return 0 if signed else 2
 
 
@@ -209,7 +226,8 @@ def _compare(first: Path, second: Path, known: Any, output: Path | None, as_json
             said["proof"] = str(target)
         except LedgerError as error:  # two histories are said all the same
             said["proof"] = f"not written: {error}; name a file with --output and run again"
-    _print(said, as_json)
+    with verdict_told(found.exit_code):
+        _print(said, as_json)
     return found.exit_code
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -635,3 +636,27 @@ def test_a_name_that_is_no_utf_8_is_opened_and_printed(state: Path, tmp_path: Pa
     ):
         code, said = spoken(*words, encoding="utf-8")
         assert (code, "Traceback" in said) == (0, False), (words, said)
+
+
+def test_an_output_that_cannot_be_written_changes_no_verdict(state: Path, tmp_path: Path) -> None:
+    """A full disk behind `verify >` made exit code 1 of a good ledger."""
+    ledger, bad = state / "ledger.db", tmp_path / "bad.db"
+    shutil.copy(ledger, bad)
+    tamper(bad, "DELETE FROM checkpoint")
+    shell = f"{shlex.quote(sys.executable)} -m rtc_flower"
+    for words, code in (
+        (f"verify {ledger} >/dev/full", 2),
+        (f"verify {ledger} --json >/dev/full", 2),
+        (f"verify {bad} >/dev/full", 1),
+        (f"compare {state / 'HEAD'} {ledger} >/dev/full", 2),
+        (f"export {ledger} --task 1 >&-", 0),
+        (f"verify {ledger} >&-", 0),
+        (f"verify {ledger} | false; exit ${{PIPESTATUS[0]}}", 2),
+        (f"compare {state / 'HEAD'} {ledger} | false; exit ${{PIPESTATUS[0]}}", 2),
+    ):
+        ended = subprocess.run(
+            ["bash", "-c", f"{shell} {words}"], capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == code, (words, ended.stderr)
+        assert "Traceback" not in ended.stderr
+        assert ("error: standard output: No space left" in ended.stderr) == ("full" in words)
