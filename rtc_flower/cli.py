@@ -286,10 +286,15 @@ def init(
     if admin is not None:
         with judged_by("--admin-key"):
             check_public_key(admin)
-    if head_file is not None and not head_file.absolute().parent.is_dir():
+    if head_file is not None and (head_file.is_dir() or not head_file.absolute().parent.is_dir()):
         raise LedgerError(f"--head-file {head_file}: expected a file in a folder that exists")
     if (path := state_dir / "ledger.db").exists():
         raise LedgerError(f"{path} exists already; a ledger is never overwritten")
+    if (head := head_file or state_dir / "HEAD").exists():
+        raise LedgerError(
+            f"{head} exists already, the head of another ledger. If that is lost, bring a backup "
+            "back (rtc-flower restore); if there is none, begin with --continues in another folder"
+        )
     note = None if continues is None else read_text(continues)
     with judged_by(f"--continues {continues}"):
         old = None if note is None else Checkpoint.parse(note)

@@ -512,7 +512,18 @@ def test_a_ledger_is_not_made_for_a_head_that_cannot_be_written(tmp_path: Path, 
     assert (code, "expected a file in a folder that exists" in err) == (1, True)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "no disk").mkdir()
+    for folder in (tmp_path, ""):
+        code, _, err = run(*words[:3], folder)
+        assert (code, "expected a file in a folder that exists" in err) == (1, True)
+        assert not (tmp_path / "state").exists()
     assert run(*words)[0] == 0
+    (tmp_path / "state" / "ledger.db").unlink()
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "HEAD").write_text("one")
+    for again in (("init", tmp_path / "state", *words[2:]), ("init", tmp_path / "new")):
+        code, _, err = run(*again)
+        assert (code, "rtc-flower restore" in err, "--continues" in err) == (1, True, True)
+    assert os.listdir(tmp_path / "new") == ["HEAD"]
 
 
 def test_a_head_file_that_is_not_there_is_said(state: Path, tmp_path: Path, run: Run) -> None:
