@@ -166,7 +166,7 @@ class Voter:
 
     def _codes(self, task: Task, request: VoteRequest, data: bytes, contract: Contract) -> bytes:
         """Encoded votes of the contract."""
-        samples = Samples.decode(data)
+        samples = Samples.decode(data, task.n)
         if samples.digest() != task.samples_hash or len(samples) != task.n:
             raise FormatError("expected the samples that TASK names, got others")
         asked = unpack_bits(request.asked, task.n)

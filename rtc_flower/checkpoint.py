@@ -94,7 +94,7 @@ class Checkpoint:
         except ValueError as error:
             raise FormatError(f"expected a ledger id and a size, got {lines[:2]!r}") from error
         checkpoint = cls(ledger_id, size, _unbase64(lines[2], "root"))
-        canonical = size >= 0 and len(ledger_id) == len(checkpoint.root) == 32
+        canonical = 0 <= size < 2**64 and len(ledger_id) == len(checkpoint.root) == 32
         if not canonical or checkpoint.body() != "\n".join(lines) + "\n":
             raise FormatError(f"expected a canonical checkpoint, got {note[:60]!r}")
         return checkpoint

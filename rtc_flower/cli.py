@@ -298,8 +298,10 @@ def init(
     note = None if continues is None else read_text(continues)
     with judged_by(f"--continues {continues}"):
         old = None if note is None else Checkpoint.parse(note)
-    if old is not None and not 0 < old.size < 2**64:
-        raise FormatError(f"{continues}: expected a size from 1, of 64 bits, got {old.size}")
+    if old is not None and not old.size:
+        raise FormatError(
+            f"{continues}: expected a checkpoint of at least 1 entry, got one of none"
+        )
     key = load_or_create_key(state_dir / "server.key")
     enrolment = Enrolment.OPEN if admin is None else Enrolment.ROSTER
     with Ledger.create(

@@ -22,16 +22,18 @@ from rtc_flower.roster import Roster
 from rtc_flower.tally import Counted, Tally
 
 MAX_REFUSALS = 4
-_TYPE = slice(16, 17)  # where a leaf has its type
-_TASK, _PASSING = b"\3", (b"\4", b"\5", b"\6", b"\7")  # INVITE, BALLOT, ABSENT, REFUSED
-_RULES = {Refusal.CONTEXT: "R6", Refusal.DUPLICATE: "R7", Refusal.SEEN: "R9"}  # others: R8
+# Bytes 16 of leaves; what passes with its task: INVITE, BALLOT, ABSENT, REFUSED.
+_TASK, _PASSING = b"\3", (b"\4", b"\5", b"\6", b"\7")
+_RULES: dict[int, str] = {
+    Refusal.CONTEXT: "R6",
+    Refusal.DUPLICATE: "R7",
+    Refusal.SEEN: "R9",
+}  # others: R8
 
 
 def rule_of(error: errors.ReplayError | errors.BallotError) -> str:
     """Number of the rule of replay that ``error`` reports."""
-    if isinstance(error, errors.ReplayError):
-        return error.rule
-    return _RULES.get(Refusal(error.reason), "R8")
+    return error.rule if isinstance(error, errors.ReplayError) else _RULES.get(error.reason, "R8")
 
 
 def _expect(rule: str, holds: bool, what: str) -> None:
@@ -155,7 +157,7 @@ class Replay:
         first = (self.size == 0) == isinstance(entry, entries.Genesis)
         _expect("R1", first, "GENESIS as the first entry and nowhere else")
         if self.due is not None and entry != self.due:
-            raise errors.ReplayError("R12", f"expected {self.due}, which was due, got {entry}")
+            raise errors.ReplayError("R12", f"expected {self.due}, due now, got {entry!s:.400}")
         counted = self._take(entry, hashed) or ()
         self._log(hashed)
         self.due = self.open_task.due() if self.open_task else None
@@ -172,7 +174,7 @@ class Replay:
         """
         last: list[bytes] = []  # from the newest TASK on
         for leaf in leaves:
-            if leaf[_TYPE] == _TASK:
+            if leaf[16:17] == _TASK:
                 for old in last:
                     self._recall(old)
                 last = []
@@ -183,7 +185,7 @@ class Replay:
     def _recall(self, leaf: bytes) -> None:
         """Let ``leaf``, of a task before the last, have the effects that outlast its task."""
         hashed = merkle.leaf_hash(leaf)
-        if leaf[_TYPE] not in _PASSING:
+        if leaf[16:17] not in _PASSING:
             entry, _ = entries.decode_leaf(leaf)
             if isinstance(entry, entries.Close):
                 self.current.closed, self.last_close = entry, hashed

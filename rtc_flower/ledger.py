@@ -16,7 +16,6 @@ from contextlib import ExitStack, closing
 from dataclasses import astuple, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from rtc_flower import entries, errors, files, schema, signatures, tasks
 from rtc_flower.ballot import Ballot, ballot_size
@@ -46,7 +45,7 @@ class Posting:
     draft: entries.Task
     data: bytes
 
-    def task(self, positions: Sequence[int], size: int, **fields: Any) -> entries.Task:
+    def task(self, positions: Sequence[int], size: int) -> entries.Task:
         """Build the TASK for the members at ``positions`` of a roster of ``size``.
 
         Raises
@@ -55,7 +54,7 @@ class Posting:
             If a parameter is out of range.
         """
         electorate = entries.electorate_bits(positions, size)
-        task = replace(self.draft, roster_size=size, electorate=electorate, **fields)
+        task = replace(self.draft, roster_size=size, electorate=electorate)
         tasks.check_parameters(task)
         return task
 
@@ -186,9 +185,8 @@ class Ledger:
         if replay.genesis is None or replay.server_key != key:
             what = f"expected the server key that this ledger names, got {key.hex()[:16]}..."
             raise errors.LedgerError(f"{self.path}: {what}")
-        stated = Checkpoint.parse(self.checkpoint)
-        same = stated == Checkpoint(replay.ledger_id, replay.size, replay.roots[-1])
-        if not (same and stated.is_signed(self.checkpoint, key)):
+        log = Checkpoint(replay.ledger_id, replay.size, replay.roots[-1])
+        if Checkpoint.verify(self.checkpoint, key) != log:
             raise errors.FormatError("expected a last checkpoint that states this log, got another")
 
     def close(self) -> None:
@@ -332,9 +330,9 @@ class Ledger:
         roster, keys, active = self.replay.roster, list(electorate), self.replay.roster.active()
         if unknown := [key.hex()[:16] for key in keys if key not in active]:
             raise errors.TaskError(f"the electorate must be enrolled and active, got {unknown}")
-        positions, last = [active[key] for key in keys], self.replay.last_close
-        fields = {"roster_version": roster.version, "last_close": last, "nonce": os.urandom(32)}
-        task = posting.task(positions, len(roster.members), **fields)
+        task = posting.task([active[key] for key in keys], len(roster.members))
+        last, nonce = self.replay.last_close, os.urandom(32)
+        task = replace(task, roster_version=roster.version, last_close=last, nonce=nonce)
         self._append(task, samples=posting.data)
         return self.tally
 

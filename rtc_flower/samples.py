@@ -72,8 +72,13 @@ class Samples:
         return b"".join([*parts, pack_text(array.dtype.str), shape, array.tobytes()])
 
     @classmethod
-    def decode(cls, data: bytes) -> Samples:
+    def decode(cls, data: bytes, most: int = 2**32) -> Samples:
         """Inverse of `encode`.
+
+        Parameters
+        ----------
+        most : int
+            Samples that are expected; of more, one too many is read and no further.
 
         Raises
         ------
@@ -82,7 +87,8 @@ class Samples:
         """
         reader = Reader(decompress(data, "sample set"))
         try:
-            ids = tuple(reader.take(reader.uint(2)).decode() for _ in range(reader.uint(4)))
+            count = min(reader.uint(4), most + 1)
+            ids = tuple(reader.take(reader.uint(2)).decode() for _ in range(count))
             features = _read_features(reader)
             reader.end()
             return cls(features, ids)

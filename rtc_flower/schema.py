@@ -25,11 +25,13 @@ SCHEMA_VERSION = 1
 SCHEMA_SHA256 = "dd3c78dcd59a6644b84b2ada77b4274808e6c6ffb96a1d900b5f04f89056a8e3"
 
 # Rows are derived and compared in the order of their keys, which are a table's first columns.
-IN_ORDER = "SELECT * FROM {} ORDER BY 1, 2"
 DERIVED = (
     "roster", "task", "class", "ballot", "counted", "absence", "refusal", "evidence", "server_key",
     "closing", "decision", "block",
 )  # fmt: skip
+# Names that hold what a quote may enclose, which `schema_digest` takes off.
+ODD = """SELECT name FROM (SELECT name FROM sqlite_schema UNION SELECT c.name FROM sqlite_schema m,
+    pragma_table_info(m.name) c WHERE m.type = 'table') WHERE name GLOB '*[^a-z0-9_]*'"""
 # Columns that hold text, with their tables.
 TEXTS = """SELECT m.name, c.name FROM sqlite_schema m, pragma_table_info(m.name) c
     WHERE m.type = 'table' AND c.type = 'TEXT'"""

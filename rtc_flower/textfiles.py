@@ -37,7 +37,8 @@ def read_fields(text: str, kind: str, *, version: int, fields: Mapping[str, Any]
         If it is of a newer version.
     """
     try:
-        found = json.loads(text, object_pairs_hook=_once)
+        text.encode()  # a file's bytes that are no UTF-8 come as surrogates
+        found = json.loads(text, object_pairs_hook=_once, parse_constant=int)  # NaN is none
     except (ValueError, RecursionError) as error:
         raise FormatError(f"expected a {kind} in JSON, got {text[:40]!r}... ({error})") from error
     said = found.pop("format", None) if isinstance(found, dict) else None

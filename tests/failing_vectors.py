@@ -79,10 +79,14 @@ def bad_receipts() -> Iterable[Vector]:
     receipts["another-ledger"] = elsewhere.receipt(elsewhere.replay.size - 1)
     good = d.receipt(at, since=[2])
     blank = json.loads(good)["ballot"]
+    newer = bytearray.fromhex(d.tables["entry"][0][1])
+    newer[25:27] = b"\0\2"
     receipts |= {
         "hex-space": d.receipt(at, since=[2], ballot=f"{blank[:4]} {blank[4:]}"),
         "twice": f'{{"index": 7, {good[1:]}',
         "twice-newer": f'{{"index": 7, {good[1:]}'.replace("receipt 1", "receipt 2"),
+        "nan-newer": '{"format": "rtc-flower receipt 2", "more": NaN}',
+        "cut-newer": d.receipt(at, rotations=f"{len(newer):08x}{newer.hex()}00"),
         "field": good.replace('"ballot"', '"vote"'),
         "line-end": good.replace("\\n", "\\r\\n"),
         "surrogate": d.receipt(
@@ -421,7 +425,7 @@ def bad_task() -> Iterable[Vector]:
         d = started(post=False)
         d.raw(d.p.entries.encode_leaf(d.task(AB, **fields), NOW))
         yield d.vector(f"R4-{name}", f"a TASK with {name}", "V4", "R4")
-    d = started("tasks.check_parameters#1", post=False)
+    d = started("tasks.check_parameters#2", post=False)
     d.post(AB, invite=0, k=1000, n=268_436)
     yield d.vector("R4-large", "more than 2^28 samples times classes", "V4", "R4")
     d = started(f"{task}1", post=False, voters=ABC)
@@ -824,6 +828,24 @@ def bad_file() -> Iterable[Vector]:
               'CREATE VIEW outcome AS\nSELECT d.task, d.sample, "d.class", c.name AS class_name, '
               "d.support, d.runner_up, d.how, d.decided_at FROM decision d LEFT JOIN class c "
               "ON c.task = d.task AND c.class = d.class")  # fmt: skip
+    columns = '"idx" INTEGER PRIMARY KEY, "task" INTEGER NOT NULL, "voter" BLOB NOT NULL'
+    merged = '"idx" INTEGER PRIMARY KEY, "task" INTEGER NOT NULL, "voter BLOB NOT NULL, reason"'
+    for name, about, sql in (
+        ("blank", "a column whose name ends with a blank", f'{columns}, "reason " TEXT NOT NULL'),
+        ("merged", "two columns inside the quotes of one", f"{merged} TEXT NOT NULL"),
+        (
+            "quote",
+            "a quote inside a name",
+            f"{columns.replace('vot', 'vo[t')}, reason TEXT NOT NULL",
+        ),
+    ):
+        yield one(f"V1-name-{name}", about, "DROP TABLE absence",
+                  f"CREATE TABLE absence ( {sql} ) STRICT")  # fmt: skip
+    yield one("V1-name-view", "a view whose name ends with a blank",
+              "PRAGMA writable_schema = ON",
+              "UPDATE sqlite_schema SET name = 'progress ', tbl_name = 'progress ', "
+              "sql = replace(replace(sql, '\"', ''), 'VIEW progress', 'VIEW \"progress \"') "
+              "WHERE name = 'progress'", "PRAGMA writable_schema = RESET")  # fmt: skip
     about = "bytes behind the last page"
     yield Vector("V1-tail", about, 1, "V1", base="held", tail="00")
     yield Vector("V1-tail-page", about + ", a page of them", 1, "V1", base="held", tail="00" * 4096)

@@ -220,7 +220,8 @@ def read_receipt(text: str) -> dict[str, Any]:
     """Fields of a receipt (section 1.3); ValueError if it is none."""
     kinds = {"format": str, "genesis": str, "rotations": str, "ballot": str, "index": int,
              "time_ms": int, "proof": list, "checkpoint": str}  # fmt: skip
-    fields: dict[str, Any] = json.loads(text, object_pairs_hook=each_once)
+    text.encode()  # no surrogates
+    fields: dict[str, Any] = json.loads(text, object_pairs_hook=each_once, parse_constant=int)
     form = fields.get("format") if isinstance(fields, dict) else None
     if form != "rtc-flower receipt 1":
         if re.fullmatch("rtc-flower receipt [0-9]+", str(form)):
@@ -262,9 +263,11 @@ def receipt_leaf(receipt: dict[str, Any]) -> bytes:
     if name != "genesis":
         raise ValueError("no GENESIS")
     ledger_id, key = leaf_hash(receipt["genesis"]), fields["server"]
-    rotations = Bytes(receipt["rotations"])
+    rotations, leaves = Bytes(receipt["rotations"]), []
     while rotations.at < len(rotations.data):
-        name, fields = decode(rotations.take(rotations.num(4)))
+        leaves.append(rotations.take(rotations.num(4)))
+    for leaf in leaves:
+        name, fields = decode(leaf)
         if name != "server_key":
             raise ValueError("no SERVER-KEY")
         if not signed(key, fields["old"], tag("srvky") + ledger_id + fields["key"]):
@@ -276,10 +279,10 @@ def receipt_leaf(receipt: dict[str, Any]) -> bytes:
         raise ValueError("another ledger")
     if not signed(ballot["voter"], ballot["signature"], ballot["header"]):
         raise ValueError("the voter's signature fails")
-    leaf: bytes = tag("entry") + num(5, 1) + num(receipt["time_ms"], 8) + receipt["ballot"]
-    if included(leaf_hash(leaf), receipt["index"], size, receipt["proof"]) != root:
+    cast: bytes = tag("entry") + num(5, 1) + num(receipt["time_ms"], 8) + receipt["ballot"]
+    if included(leaf_hash(cast), receipt["index"], size, receipt["proof"]) != root:
         raise ValueError("a proof of another root")
-    return leaf
+    return cast
 
 
 class Bytes:
@@ -828,6 +831,9 @@ def schema_of(db: sqlite3.Connection) -> str:
             head, between, query = head.partition(" AS ")
         for quote in '[]"`':
             head = head.replace(quote, "")
+        names = [name, *(row[1] for row in db.execute(f'PRAGMA table_info("{name}")'))]
+        if any(re.fullmatch("[a-z0-9_]+", part) is None for part in names):
+            raise BadError("V1", f"odd names among {names}")
         lines.append(f"{kind} {name} {head}{between}{query}")
     return sha256(" ".join(lines).encode()).hexdigest()
 

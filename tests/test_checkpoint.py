@@ -65,6 +65,8 @@ NAME = origin_of(b"L" * 32)
         f"{NAME}\n7\n",
         f"{NAME}\n7\n{ROOT}\nmore\n",
         f"{NAME}\n-1\n{ROOT}\n",
+        f"{NAME}\n{2**64}\n{ROOT}\n",
+        f"{NAME}\n{'9' * 5_000}\n{ROOT}\n",
         f"{NAME}\n07\n{ROOT}\n",
         f"{NAME}\n 7\n{ROOT}\n",
         f"{NAME}\n\u0667\n{ROOT}\n",

@@ -107,7 +107,8 @@ def test_every_bit_of_the_ballot_counts(receipt: KeptReceipt) -> None:
     [
         "", "{", "[]", "null", "7", '"x"', "[" * 100_000, "{}", '{"format": 7}',
         '{"format": "rtc-flower receipt one"}', '{"format": "rtc-flower proof 1"}',
-        '{"format": "rtc-flower receipt 1"}',
+        '{"format": "rtc-flower receipt 1"}', '{"format": "rtc-flower receipt 2", "more": NaN}',
+        '{"format": "rtc-flower receipt 2", "more": "\udcff"}',  # a byte that is no UTF-8
     ],
 )  # fmt: skip
 def test_what_is_no_receipt_is_refused(text: str) -> None:

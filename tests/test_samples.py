@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from ledgers import u32
 
+from rtc_flower.encoding import Reader
 from rtc_flower.errors import FormatError, TaskError
 from rtc_flower.samples import Samples, samples_hash
 
@@ -112,6 +113,25 @@ def packed(*parts: bytes) -> bytes:
 def test_what_does_not_decode_is_refused(data: bytes) -> None:
     with pytest.raises(FormatError):
         Samples.decode(data)
+
+
+def test_of_ids_beyond_those_that_are_expected_one_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 MB may unpack to a thousand million empty ids, which take minutes to read."""
+    read: list[int] = []
+    take = Reader.take
+
+    def counted(reader: Reader, size: int) -> bytes:
+        read.append(size)
+        return take(reader, size)
+
+    monkeypatch.setattr(Reader, "take", counted)
+    with pytest.raises(FormatError):
+        Samples.decode(packed(u32(10_000), bytes(20_000), b"\0"), 3)
+    assert len(read) < 20
+    three = Samples(ids=("a", "b", "c")).encode()
+    assert len(Samples.decode(three, 3)) == 3
+    with pytest.raises(FormatError):
+        Samples.decode(three, 1)
 
 
 @given(st.binary(max_size=60))
