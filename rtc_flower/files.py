@@ -229,7 +229,7 @@ def check_seen(note: str, replay: Replay, *, source: str) -> None:
             raise LedgerError(f"{source}: expected a checkpoint of this ledger, got another's")
         Checkpoint.verify(note, replay.key_at(seen.size))
     except (errors.FormatError, errors.SignatureError) as error:
-        raise LedgerError(f"{source}: not of this ledger, or the ledger is old; {error}") from error
+        raise LedgerError(f"{source}: damaged, foreign, or the ledger is old; {error}") from error
     if seen.size > replay.size:
         raise LedgerError(
             f"{source} says {seen.size} entries, the ledger has {replay.size}: it is an old copy, "

@@ -229,6 +229,8 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, 
     """Line number and the wanted columns of every row of a CSV file with a header."""
     wanted = ", ".join(columns)
     try:
+        if path.is_char_device():  # /dev/zero has no end
+            raise DataError(f"{path}: expected a CSV file, found a device")
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip().lower() for name in next(reader, [])]

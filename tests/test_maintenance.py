@@ -314,7 +314,7 @@ def test_s6_a_backup_from_before_a_new_server_key_is_named_as_old(
         ledger.rotate_key(SigningKey.generate())
         cast(ledger, voter(1), (0, 1, 2))
     path.unlink()
-    with pytest.raises(LedgerError, match="HEAD: not of this ledger, or the ledger is old"):
+    with pytest.raises(LedgerError, match="HEAD: damaged, foreign, or the ledger is old"):
         restore(tmp_path / "copy.db", path)
     assert not path.exists()
 

@@ -188,6 +188,8 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
     (tmp_path / "latin.csv").write_bytes(b"node,sample,class\nann,x1,k\xe4se\n")
     with pytest.raises(DataError, match="expected a CSV file"):
         replayed(tmp_path, tmp_path / "latin.csv")
+    with pytest.raises(DataError, match="found a device"):
+        replayed(tmp_path, Path("/dev/zero"))
 
 
 @pytest.mark.parametrize(
