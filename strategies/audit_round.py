@@ -87,12 +87,7 @@ class AuditRound:
         self._asked: dict[str, _Asked] = {}
         self._packed: dict[tuple[int, int], bytes] = {}
         self.found: dict[bytes, Audited] = {}
-        tally = ledger.tally
-        owing = set(tally.ranks[: tally.invited]) - set(tally.ballots)
-        members = {member.key for member in ledger.replay.roster.members}
-        for key, node in directory.online().items():
-            if key in members - owing:  # who has just come is enrolled with the next task
-                self._ask(node)
+        self.ask()
         kind = "full" if full else "light"
         _LOG.info("audit (%s): %d nodes asked, up to %g s", kind, len(self._asked), seconds)
 
@@ -100,6 +95,16 @@ class AuditRound:
     def done(self) -> bool:
         """Whether nothing is waited for any more."""
         return not self._asked or self._clock() >= self._until
+
+    def ask(self) -> None:
+        """Ask every node that owes nothing, also one whose ballot has just come late, once."""
+        tally = self._ledger.tally
+        owing = set(tally.ranks[: tally.invited]) - set(tally.ballots)
+        members = {member.key for member in self._ledger.replay.roster.members}
+        for key, node in self._directory.online().items():
+            # Who has just come for the first time is enrolled with the next task.
+            if key in members - owing and key not in self._attempts:
+                self._ask(node)
 
     def unheard(self) -> set[bytes]:
         """Voters of whom it is not certain what they have seen: no answer, or something is bad."""

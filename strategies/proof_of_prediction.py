@@ -517,6 +517,8 @@ class _Session:
             return
         if self._round is None or not self._round.take(reply):
             _LOG.warning("a reply that nobody waits for is ignored: %s", reply.kind.value)
+        elif self._audit is not None and not self._audit.done:
+            self._audit.ask()
 
 
 def _decided(ledger: Ledger) -> Decided:

@@ -103,7 +103,7 @@ class VoteRound:
 
     def take(self, reply: Reply) -> bool:
         """Take a reply if it answers this task; return whether it did."""
-        asked = self._asked.pop(reply.message_id, None)
+        asked, before = self._asked.pop(reply.message_id, None), self.closed
         if asked is None:
             return False
         if reply.kind is ReplyKind.CONTENT and reply.message is not None:
@@ -111,7 +111,7 @@ class VoteRound:
         else:
             why = reply.message.error.reason if reply.message else "unreachable"
             self._failed(asked.voter, told(why))
-        if self.closed:
+        if self.closed and not before:
             self._say("closed", detail=self._tally.closed.reason.name.lower())  # type: ignore[union-attr]
         return True
 

@@ -253,3 +253,24 @@ def test_a_node_that_was_late_in_one_audit_accuses_nobody_in_the_next(
     assert first["node-4"] == "deadline"
     assert set(second.values()) == {"ok"}
     assert "answered with an error" not in caplog.text
+
+
+def test_a_late_ballot_gets_its_receipt_while_the_others_are_audited(tmp_path: Path) -> None:
+    def voting(message: Message) -> bool:
+        return message.metadata.message_type == MessageType.TRAIN
+
+    def auditing(message: Message) -> bool:
+        return message.metadata.message_type == MessageType.EVALUATE
+
+    nodes = [truthful(), replace(truthful(), delay=15.0, when=auditing), truthful()]
+    late = [*nodes, replace(truthful(), delay=10.0, when=voting)]
+    said: list[str] = []
+    first = run(
+        [task(6)], late, tmp_path, deadline=8.0, rule="all", audit="light", audit_seconds=60.0,
+        on_event=lambda event: said.append(event.what),
+    )  # fmt: skip
+    assert first.tasks[0].absent == {"node-3": "deadline"}
+    assert said[-3:] == ["absent", "closed", "late"]
+    assert query(tmp_path / "ledger.db", "SELECT count(*) FROM ballot") == [(4,)]
+    assert len(kept(tmp_path, 3, "*.receipt")) == 1
+    assert verdicts(first) == {f"node-{i}": ("ok", False) for i in range(4)}
