@@ -4,7 +4,8 @@
 
 Nodes vote on 10,000 samples in this process; messages are counted as they are serialised. The vote
 round is timed apart from its audit, for an audit that is off must cost the vote nothing. Medians
-of runs that take turns; all seconds are the processor's.
+of runs that take turns; all seconds are the processor's. Then many tasks on one ledger: what an
+audit costs behind a hundred of them, over what the first ones cost.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from rtc_flower.strategies.audit_round import AuditRound
 
 N, K = 10_000, 10
 KINDS = ("off", "light", "full")
+LIFE = 5, 1_000  # nodes and samples of each task of a long life
+ENDS = 10  # tasks at its beginning and its end that are averaged
 
 
 class TimedAudit(AuditRound):
@@ -43,12 +46,12 @@ class TimedAudit(AuditRound):
         TimedAudit.spent += time.process_time() - self._begin
 
 
-def votes_of(nodes: int) -> Any:
+def votes_of(nodes: int, samples: int = N) -> Any:
     """Nodes that are right in 9 of 10 samples."""
     rng = np.random.default_rng(0)
-    truth = rng.integers(0, K, N)
-    right = rng.random((nodes, N)) < 0.9
-    return np.where(right, truth, rng.integers(0, K, (nodes, N)))
+    truth = rng.integers(0, K, samples)
+    right = rng.random((nodes, samples)) < 0.9
+    return np.where(right, truth, rng.integers(0, K, (nodes, samples)))
 
 
 def vote(nodes: int, audit: str) -> dict[str, float]:
@@ -95,8 +98,32 @@ def rows_of(nodes: int, runs: int) -> list[dict[str, Any]]:
     return rows
 
 
+def life(audit: str, tasks: int) -> dict[str, Any]:
+    """One ledger that grows: an audit of its first tasks, and of its last."""
+    nodes, samples = LIFE
+    votes, names = votes_of(nodes, samples), [str(number) for number in range(K)]
+    spent, sent = [], []
+    with tempfile.TemporaryDirectory() as scratch:
+        for number in range(tasks):
+            _, grid, seconds = recorded_vote(
+                votes, None, names, state_dir=Path(scratch), seed=number, audit=audit, rule="all"
+            )
+            spent.append(seconds["node_audits"] / nodes)
+            sent.append(grid.down["evaluate"] / nodes)
+    ends = min(ENDS, tasks // 2)
+    first, last = statistics.median(spent[:ends]), statistics.median(spent[-ends:])
+    return {
+        "audit": audit,
+        "first_seconds": first,
+        "last_seconds": last,
+        "seconds_ratio": last / first,
+        "first_bytes": statistics.median(sent[:ends]),
+        "last_bytes": statistics.median(sent[-ends:]),
+    }
+
+
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Rows for 10 and 40 nodes."""
+    """Rows for 10 and 40 nodes, and of a ledger that grows."""
     rows = []
     vote(2, "full")  # imports, and what is compiled once
     print(
@@ -113,12 +140,22 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 f"| {row['node_seconds']:.3f} | {row['vote_seconds']:.2f} "
                 f"| {row['vote_ratio_to_off']:.2f} |"
             )
+    lives = []
+    for kind in KINDS[1:]:
+        say(f"{arguments.tasks} tasks of {LIFE[0]} nodes x {LIFE[1]:,} votes, audit {kind}")
+        lives.append(life(kind, arguments.tasks))
+        told = "{audit}: {first_seconds:.4f} s, {last_seconds:.4f} s, ratio {seconds_ratio:.2f}"
+        print(told.format(**lives[-1]))
     settings = {"samples": N, "classes": K, "runs": arguments.runs, "rule": "all"}
-    return {"benchmark": "audit", "settings": settings, "seeds": [0], "rows": rows}
+    settings |= {"tasks": arguments.tasks, "life": list(LIFE)}
+    return {
+        "benchmark": "audit", "settings": settings, "seeds": [0], "rows": rows, "life": lives,
+    }  # fmt: skip
 
 
 if __name__ == "__main__":
     parser = options(__doc__)
     parser.add_argument("--nodes", type=int, nargs="+", default=[10, 40], help="(%(default)s)")
     parser.add_argument("--runs", type=int, default=5, help="turns of each kind (%(default)s)")
+    parser.add_argument("--tasks", type=int, default=100, help="of a long life (%(default)s)")
     main(measure, parser)

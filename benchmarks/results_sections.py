@@ -603,6 +603,25 @@ def audit(f: Figures) -> Lines:
     ]
     head = ["nodes", "audit", "bytes to a node", "bytes from it", "ms of a node", "vote round, s"]
     runs, samples = f["settings"]["runs"], f["settings"]["samples"]
+    lives = [
+        [
+            row["audit"],
+            number(1000 * row["first_seconds"], "", 1),
+            number(1000 * row["last_seconds"], "", 1),
+            number(row["seconds_ratio"]),
+            number(row["first_bytes"], "", 0),
+            number(row["last_bytes"], "", 0),
+        ]
+        for row in f.get("life", [])
+    ]
+    tasks, (nodes, each) = f["settings"].get("tasks", 0), f["settings"].get("life", (0, 0))
+    grown = ["audit", "ms of a node, first tasks", "last tasks", "ratio", "bytes to it, first"]
+    aged = [
+        *table([*grown, "last"], lives),
+        f"One ledger of {tasks} tasks, {nodes} nodes x {each:,} votes each: an audit behind the "
+        "first tasks and behind the last, medians of ten.",
+        "",
+    ]
     return [
         *table([*head, "least to most", "over audit off"], rows),
         f"{samples:,} votes a node, processor seconds, medians of {runs} runs in turns. The first "
@@ -611,6 +630,7 @@ def audit(f: Figures) -> Lines:
         "without the audit; the last column is the median of its ratios to the run beside it with "
         "the audit off.",
         "",
+        *(aged if lives else []),
     ]
 
 

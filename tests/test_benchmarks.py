@@ -110,7 +110,8 @@ def test_overhead_in_memory_has_its_keys(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_audit_tells_its_bytes_and_the_vote_beside_it(tmp_path: Path) -> None:
-    found = measured("audit", tmp_path / "a.json", "--nodes", "3", "--runs", "1")
+    few = ("--nodes", "3", "--runs", "1", "--tasks", "4")
+    found = measured("audit", tmp_path / "a.json", *few)
     off, light, full = found["rows"]
     assert [row["audit"] for row in found["rows"]] == ["off", "light", "full"]
     assert off["bytes_down_per_node"] == off["node_seconds"] == 0
@@ -118,6 +119,10 @@ def test_audit_tells_its_bytes_and_the_vote_beside_it(tmp_path: Path) -> None:
     assert light["node_seconds"] < full["node_seconds"]
     assert off["vote_bytes_per_node"] == pytest.approx(full["vote_bytes_per_node"], rel=0.01)
     assert off["vote_ratio_to_off"] == 1
+    assert [row["audit"] for row in found["life"]] == ["light", "full"]
+    for row in found["life"]:
+        assert row["first_seconds"] > 0
+        assert row["last_bytes"] < 2 * row["first_bytes"]
 
 
 @pytest.mark.slow
