@@ -86,6 +86,7 @@ class Voter:
         """
         witness = self._witness(request)
         witness.read_checkpoint(request.checkpoint)
+        size = len(witness.replica())  # before what it holds: an audit may run in between
         proof = self.key.sign(
             HelloReply.message(witness.ledger_id, request.challenge, self.key.public)
         )
@@ -94,7 +95,7 @@ class Voter:
             proof,
             self.name,
             witness.held,
-            replica_size=len(witness.replica()),
+            replica_size=size,
             unproved=b"".join(bytes.fromhex(path.stem) for path in witness.unproved()),
         )
 

@@ -2,7 +2,7 @@
 
 Nothing here trusts the server. A node remembers the last checkpoint it verified and follows only
 a log that continues it; it keeps a receipt for its ballots; and in a full audit it repeats every
-decision from its own replica of the log before it cosigns.
+decision, once, on its own replica of the log before it cosigns.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rtc_flower.ballot import Ballot
 from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.consensus import Replay, rule_of
 from rtc_flower.encoding import Reader, decompress
-from rtc_flower.entries import Genesis, ServerKey
+from rtc_flower.entries import NUMBERS, Genesis, ServerKey
 from rtc_flower.errors import (
     BallotError,
     DataError,
@@ -50,6 +50,15 @@ from rtc_flower.wire import (
 __all__ = ["Witness"]
 
 _LOG = logging.getLogger("flwr.rtc_flower")
+_BALLOT = bytes([NUMBERS[Ballot]])
+_NOT_KEPT = (
+    "a ballot under this node's key that it does not keep: somebody else has the key, or it was "
+    "lost with the node's folder; in both cases the node needs a new key"
+)
+try:
+    _PROGRAM = version("rtc-flower")
+except PackageNotFoundError:  # not installed: what it has checked is checked again
+    _PROGRAM = ""
 
 
 class _AuditError(Exception):
@@ -151,6 +160,12 @@ class Witness:
             yield
 
     def _follow(self, note: str, seen_size: int, consistency: bytes) -> Checkpoint:
+        checkpoint = self._continued(note, seen_size, consistency)
+        _keep(self._held_path, note)
+        return checkpoint
+
+    def _continued(self, note: str, seen_size: int, consistency: bytes) -> Checkpoint:
+        """Check as `follow` does; remember nothing yet."""
         checkpoint = self.read_checkpoint(note)
         if note_held := self.held:
             held = Checkpoint.parse(note_held)
@@ -165,7 +180,6 @@ class Witness:
                     f"got one from {seen_size}"
                 )
             self._check_continues(held, checkpoint, split_hashes(consistency))
-        _keep(self._held_path, note)
         return checkpoint
 
     def _check_continues(self, held: Checkpoint, now: Checkpoint, proof: list[bytes]) -> None:
@@ -203,7 +217,7 @@ class Witness:
     def _audit(
         self, request: AuditRequest, key: SigningKey, clock: Callable[[], float]
     ) -> AuditReply:
-        leaves = self._replica() if request.full else []
+        leaves, checkpoint = self._replica() if request.full else [], None
         if request.full and request.replica_size != len(leaves):
             return AuditReply("behind", "", len(leaves), "")
         try:
@@ -214,23 +228,28 @@ class Witness:
                 known = self._known(leaves)
                 leaves += split_leaves(decompress(request.entries, "list of entries"))
                 self._check_log(leaves, checkpoint, known=known)
+                self._check_mine(leaves, key.public)
                 self._keep_replica(leaves, len(leaves) - request.replica_size, checkpoint)
                 cosignature = checkpoint.cosign(key, seconds=int(clock()))
         except (_AuditError, FormatError) as error:
             if request.full and self._drop_damaged_replica(leaves):
+                # Nothing was followed yet: the server asks again from what it knows was seen.
                 return AuditReply("behind", "the replica was damaged on this node's disk", 0, "")
+            if checkpoint is not None:
+                _keep(self._held_path, request.checkpoint)
             number, detail = error.args if isinstance(error, _AuditError) else ("V2", str(error))
             detail = str(detail)[:MAX_TEXT]  # it may quote a whole ballot
             _LOG.error("audit failed: %s: %s", number, detail)
             return AuditReply(number, detail, request.replica_size, "")
-        missing = self._missing(leaves)[:MAX_TEXT]
+        _keep(self._held_path, request.checkpoint)
+        missing = self._missing(leaves)
         if missing:  # the owner must hear it: a server that dropped the ballot tells nobody
             _LOG.warning("audit: %s", missing)
-        return AuditReply("ok", missing, len(leaves), cosignature)
+        return AuditReply("ok", missing[:MAX_TEXT], len(leaves), cosignature)
 
     def _follow_audit(self, request: AuditRequest) -> Checkpoint:
         try:
-            return self._follow(request.checkpoint, request.seen_size, request.consistency)
+            return self._continued(request.checkpoint, request.seen_size, request.consistency)
         except DataError:
             raise
         except RtcFlowerError as error:
@@ -241,11 +260,7 @@ class Witness:
         for sent in SentReceipt.read_all(request.receipts):
             path = self.ballot_path(sent.task_id)
             if not path.exists():
-                raise _AuditError(
-                    "receipt",
-                    "a receipt for a ballot that this node does not keep: it never signed one, or "
-                    "lost it with its folder; then it needs a new key",
-                )
+                raise _AuditError("receipt", f"a receipt for {_NOT_KEPT}")
             kept = KeptReceipt(
                 self._genesis,
                 self._rotations,
@@ -301,12 +316,22 @@ class Witness:
                     f"entry {receipt.index} is not the ballot this node has a receipt for",
                 )
 
+    def _check_mine(self, leaves: list[bytes], voter: bytes) -> None:
+        """Check that the log has no ballot under this node's key that it does not keep."""
+        for index, leaf in enumerate(leaves):  # a header: tag 16, ledger 32, task 32, voter 32
+            mine = leaf[16:17] == _BALLOT and leaf[105:137] == voter
+            if mine and not self.ballot_path(leaf[73:105]).exists():
+                raise _AuditError("receipt", f"entry {index}: {_NOT_KEPT}")
+
     def _missing(self, leaves: list[bytes]) -> str:
-        """Name the ballots that this node signed, with any key, and the server did not show it."""
+        """Name the ballots that this node signed, with any key, and the server did not show it.
+
+        The newest first: of many the last are cut.
+        """
         if not leaves:
-            bare = [path.stem for path in self.unproved()]
+            bare = [path.stem for path in sorted(self.unproved(), key=_age)]
             return f"no receipt for my ballot for task {', '.join(bare)}" if bare else ""
-        mine = {path.read_bytes(): path for path in self._ballot_paths()}
+        mine = {path.read_bytes(): path for path in sorted(self._ballot_paths(), key=_age)}
         for leaf in leaves:
             mine.pop(leaf[25:], None)  # behind tag, type and time
         lost = [path.stem for path in mine.values() if _read_ballot(path)]  # or is it its disk?
@@ -338,7 +363,7 @@ class Witness:
                 file.write(join_leaves(leaves[len(leaves) - fresh :]))
                 file.flush()
                 os.fsync(file.fileno())
-        kept = f"{checkpoint.size} {checkpoint.root.hex()} {version('rtc-flower')}\n"
+        kept = f"{checkpoint.size} {checkpoint.root.hex()} {_PROGRAM}\n"
         _keep(self._kept_path, kept)
 
     @property
@@ -356,7 +381,7 @@ class Witness:
     def _known(self, leaves: list[bytes]) -> int:
         """How many of this node's own entries this version of the program has checked before."""
         size, root, by = self._kept
-        same = by == version("rtc-flower") and _root(leaves[:size]) == root
+        same = by != "" and by == _PROGRAM and _root(leaves[:size]) == root
         return size if same and size <= len(leaves) else 0
 
     def _drop_damaged_replica(self, leaves: list[bytes]) -> bool:
@@ -371,6 +396,10 @@ class Witness:
         os.replace(self._replica_path, self._replica_path.with_suffix(".damaged"))
         self._kept_path.unlink()
         return True
+
+
+def _age(path: Path) -> float:
+    return -path.stat().st_mtime
 
 
 def _root(leaves: list[bytes]) -> str:

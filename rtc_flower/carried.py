@@ -17,8 +17,13 @@ from rtc_flower.errors import (
 from rtc_flower.files import write_atomically
 
 _MAX_BYTES = 64 * 2**20  # a receipt holds a ballot; nothing else here is larger
-# How a ledger, a private key and a checkpoint begin: nobody can make them again.
-_KEPT = (b"SQLite format 3\0", b"-----BEGIN ", b"rtc-flower/ledger/")
+# How a ledger, a private key, a checkpoint and a receipt begin: nobody can make them again.
+_KEPT = (
+    b"SQLite format 3\0",
+    b"-----BEGIN ",
+    b"rtc-flower/ledger/",
+    b'{\n "format": "rtc-flower receipt ',
+)
 
 
 @contextmanager
@@ -109,7 +114,9 @@ def check_output(path: Path, *read: Path, option: str = "--output") -> None:
         with path.open("rb") as file:
             kept = file.read(max(map(len, _KEPT))).startswith(_KEPT)
         if kept or any(other.exists() and other.samefile(path) for other in read):
-            what = "a ledger, a key or a checkpoint" if kept else "what this command reads"
+            what = (
+                "a ledger, a key, a checkpoint or a receipt" if kept else "what this command reads"
+            )
             raise LedgerError(f"{option} {path}: {what} is there; name another file")
     except OSError as error:
         raise LedgerError(f"{option} {path}: cannot be written ({error.strerror})") from error

@@ -385,7 +385,8 @@ def main() -> None:
     """Entry point: our errors become a line on standard error; exit code 1, or 2 for cannot say."""
     for stream in (sys.stdout, sys.stderr):  # a name that this terminal cannot show is no failure
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-            stream.reconfigure(errors="backslashreplace")
+            files = None if stream.isatty() else "utf-8"  # what is kept says what it says
+            stream.reconfigure(encoding=files, errors="backslashreplace")
     try:
         app()
     except RtcFlowerError as error:

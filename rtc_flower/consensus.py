@@ -188,7 +188,7 @@ class Replay:
         if leaf[16:17] not in _PASSING:
             entry, _ = entries.decode_leaf(leaf)
             if isinstance(entry, entries.Close):
-                self.current.closed, self.last_close = entry, hashed
+                self._named("R13", entry.task_id).closed, self.last_close = entry, hashed
             else:
                 self._take(entry, hashed)
         self._log(hashed)

@@ -172,7 +172,7 @@ class _Verifier:
 
     def run(self, held: str | None) -> None:
         """Run every step; stops early where going on would only guess."""
-        if self._one(schema.ODD) or schema.schema_digest(self.connection) != schema.SCHEMA_SHA256:
+        if schema.schema_digest(self.connection) != schema.SCHEMA_SHA256 or self._one(schema.ODD):
             self.report.bad("V1", "expected the tables and views of this format, got others")
             return
         # Damaged pages, rows that an index leaves out, values of another type than their column.

@@ -196,8 +196,10 @@ class Directory:
         name = self._free_name(hello.name) if known_name is None else known_name
         seen_size = self._seen(hello.checkpoint, name)
         check_replica_size(hello.replica_size, self._ledger)
-        stored = {task_id for task_id, _ in self._ledger.ballots_of(hello.key)}
-        unproved = frozenset(stored.intersection(split_hashes(hello.unproved)))
+        # Also what came since it looked: if it does not keep those ballots, somebody has its key.
+        bare = split_hashes(hello.unproved)
+        stored = self._ledger.ballots_of(hello.key)
+        unproved = frozenset(task for task, at in stored if at >= seen_size or task in bare)
         self.nodes[hello.key] = NodeInfo(
             node_id, hello.key, name, seen_size, hello.replica_size, unproved
         )

@@ -13,7 +13,8 @@ __all__ = ["Event", "EventFile", "told"]
 
 def told(text: object) -> str:
     """Words of a node, fit for a log and a terminal: on one line, cut at `MAX_TEXT` characters."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text)[:MAX_TEXT])
+    shown = (c if c.isprintable() else repr(c)[1:-1] for c in str(text)[:MAX_TEXT])
+    return "".join(shown)[:MAX_TEXT]
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,7 +100,7 @@ class Decided:
     reason : str
         Why it closed.
     ballots : dict of str to int
-        Log index of every stored ballot, by node.
+        Log index of every ballot stored when the task closed, by node.
     absent : dict of str to str
         Why a node has none, by node.
     refusals : dict of str to int
@@ -125,8 +125,9 @@ class Decided:
 
     @property
     def cosigned(self) -> tuple[int, int]:
-        """How many nodes cosigned the checkpoint after CLOSE, of how many that voted."""
-        return sum(audit.cosigned for audit in self.audits), len(self.ballots)
+        """How many nodes cosigned the checkpoint after CLOSE, of how many that voted or audited."""
+        nodes = {audit.node for audit in self.audits}.union(self.ballots)
+        return sum(audit.cosigned for audit in self.audits), len(nodes)
 
 
 @dataclass
@@ -516,7 +517,10 @@ class _Session:
         if self._directory.take(reply) or (self._audit is not None and self._audit.take(reply)):
             return
         if self._round is None or not self._round.take(reply):
-            _LOG.warning("a reply that nobody waits for is ignored: %s", reply.kind.value)
+            source = reply.message.metadata.src_node_id if reply.message else 0
+            names = {node.node_id: node.name for node in self._directory.nodes.values()}
+            what = "a reply of %s that nobody waits for any more is ignored: %s"
+            _LOG.warning(what, names.get(source, "a node"), reply.kind.value)
         elif self._audit is not None and not self._audit.done:
             self._audit.ask()
 

@@ -274,3 +274,36 @@ def test_a_late_ballot_gets_its_receipt_while_the_others_are_audited(tmp_path: P
     assert query(tmp_path / "ledger.db", "SELECT count(*) FROM ballot") == [(4,)]
     assert len(kept(tmp_path, 3, "*.receipt")) == 1
     assert verdicts(first) == {f"node-{i}": ("ok", False) for i in range(4)}
+    assert first.tasks[0].cosigned == (0, 4)
+
+
+def test_a_damaged_replica_is_sent_again_in_the_same_audit(tmp_path: Path) -> None:
+    """The node has followed nothing before it asks: else the answer looks like another history."""
+    nodes = [truthful() for _ in range(2)]
+    audited(tmp_path, nodes, audit="full")
+    (replica,) = kept(tmp_path, 0, "replica")
+    data = bytearray(replica.read_bytes())
+    data[len(data) // 2] ^= 1
+    replica.write_bytes(data)
+    for seed in (1, 2):
+        result = audited(tmp_path, nodes, seed=seed, audit="full")
+        assert verdicts(result) == {"node-0": ("ok", True), "node-1": ("ok", True)}
+    assert split_leaves(replica.read_bytes()) == log_of(tmp_path / "ledger.db")
+
+
+@pytest.mark.parametrize("audit", ["light", "full"])
+def test_n9_a_ballot_that_a_thief_cast_is_shown_to_the_owner(tmp_path: Path, audit: str) -> None:
+    nodes = [truthful() for _ in range(2)]
+    audited(tmp_path, nodes, audit=audit)
+    mine, away = tmp_path / "nodes" / "0", tmp_path / "away"
+    shutil.copytree(mine, away)
+    audited(tmp_path, nodes, seed=1, audit=audit)  # by a copy of the node's folder
+    shutil.rmtree(mine)
+    shutil.copytree(away, mine)
+    for seed in (2, 3):
+        result = audited(tmp_path, nodes, seed=seed, audit=audit)
+        (found,) = (found for found in result.tasks[0].audits if found.node == "node-0")
+        if seed == 2 or audit == "full":
+            assert (found.verdict, found.cosigned) == ("receipt", False)
+            assert "somebody else has the key" in found.detail
+        assert ("node-1", "ok") in [(a.node, a.verdict) for a in result.tasks[0].audits]

@@ -388,16 +388,18 @@ def test_a_log_that_the_server_did_not_sign_is_not_gone_on_with(ledger: Ledger) 
     ]
     damage.append(("DELETE FROM checkpoint WHERE size = ?", (size,)))
     for index, leaf in enumerate(log):
-        for place in (20, len(leaf) - 1):  # the time, which no rule looks at, and the payload
+        # The time, which no rule looks at, the payload, and the type, which may hide a TASK.
+        for place, bit in ((20, 1), (len(leaf) - 1, 1), *((16, 1 << b) for b in range(8))):
             changed = bytearray(leaf)
-            changed[place] ^= 1
+            changed[place] ^= bit
             sql = "UPDATE entry SET leaf = ? WHERE idx = ?"
             damage.append((sql, (bytes(changed), index)))
     for statement in damage:
         ledger.path.write_bytes(whole)
         ledger.head_file.unlink(missing_ok=True)
         tamper(ledger.path, statement)
-        with pytest.raises(LedgerError, match=r"damaged|the server key that this ledger names"):
+        said = r"damaged|the server key that this ledger names|Install a newer"
+        with pytest.raises(LedgerError, match=said):
             Ledger(ledger.path, SERVER)
     ledger.path.write_bytes(whole)
     Ledger(ledger.path, SERVER).close()
@@ -483,7 +485,7 @@ def test_a_head_of_another_ledger_or_history_or_none(ledger: Ledger, tmp_path: P
             Ledger(ledger.path, SERVER)
         assert ledger.head_file.read_text() == head
     ledger.head_file.write_bytes(b"\xff\xfe")
-    with pytest.raises(LedgerError, match="this ledger"):
+    with pytest.raises(LedgerError, match=r"this ledger|damaged, foreign"):
         Ledger(ledger.path, SERVER)
 
 

@@ -92,9 +92,7 @@ def test_a_second_server_on_the_same_ledger_fails_at_once(tmp_path: Path) -> Non
         before = leaves(vote.ledger)
         with second, pytest.raises(DeploymentError, match=r"finished:failed") as failed:
             list(second.run(timeout=PATIENCE))
-        assert "is writing this ledger; stop it, or give this run another ledger" in str(
-            failed.value
-        )
+        assert "is writing this ledger; stop it, or name another ledger" in str(failed.value)
         assert leaves(vote.ledger) == before
         vote.release()
         running.finish()

@@ -59,7 +59,7 @@ from rtc_flower.strategies.collector import Collector
 from rtc_flower.strategies.events import Event
 from rtc_flower.strategies.proof_of_prediction import ProofOfPrediction, VoteTask
 from rtc_flower.tally import How
-from rtc_flower.wire import RECORD
+from rtc_flower.wire import MAX_TEXT, RECORD
 
 K = 5
 
@@ -203,6 +203,7 @@ def test_what_a_node_says_is_cut_and_gives_no_orders_to_a_terminal(
     texts = [record.getMessage() for record in caplog.records if "[2J" in record.getMessage()]
     texts += [event.detail for event in events] + found
     assert len([text for text in texts if "AAA" in text]) >= 4
+    assert all(len(detail) <= MAX_TEXT for detail in found)
     assert all(len(text) < 1000 and not {"\x1b", "\n", "\x07"} & set(text) for text in texts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
@@ -465,6 +466,27 @@ def test_s1_a_ballot_dropped_after_its_receipt_is_named(node: Node, tmp_path: Pa
         reply = Node(node.directory, other).audit()
     assert reply.verdict == "receipt"
     assert f"entry {receipt.index} is not the ballot" in reply.detail
+
+
+def test_of_many_ballots_that_are_lost_the_newest_is_named(
+    ledger: Ledger, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = Node(tmp_path / "me", ledger)
+    post(ledger, 3)
+    lost = []
+    for number in range(9):
+        payload = make_ballot(ledger.replay, ME, (0, 1, 2)).encode()
+        path = node.witness.ballot_path(bytes([number]) * 32)
+        path.write_bytes(payload)
+        os.utime(path, (number, number))
+        lost.append(path.stem)
+    for full in (False, True):
+        caplog.clear()
+        reply = node.audit(node.request(full=full))
+        assert reply.verdict == "ok"
+        assert lost[-1] in reply.detail
+        assert lost[0] not in reply.detail
+        assert all(task in caplog.text for task in lost)  # its owner reads all
 
 
 @pytest.mark.parametrize("full", [False, True])
