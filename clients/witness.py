@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import contextmanager
 from pathlib import Path
 
 from rtc_flower.ballot import Ballot
 from rtc_flower.checkpoint import Checkpoint
+from rtc_flower.clients.replica import Replica, keep_text
 from rtc_flower.consensus import Replay, rule_of
 from rtc_flower.encoding import Reader, decompress
 from rtc_flower.entries import NUMBERS, Genesis, ServerKey
@@ -30,9 +29,8 @@ from rtc_flower.errors import (
     SignatureError,
     UnsupportedError,
 )
-from rtc_flower.files import sync_directory
 from rtc_flower.keys import SigningKey
-from rtc_flower.merkle import Tree, leaf_hash, verify_consistency
+from rtc_flower.merkle import leaf_hash, verify_consistency
 from rtc_flower.receipts import KeptReceipt
 from rtc_flower.signatures import check_signatures
 from rtc_flower.wire import (
@@ -40,7 +38,6 @@ from rtc_flower.wire import (
     AuditReply,
     AuditRequest,
     SentReceipt,
-    join_leaves,
     read_leaf,
     server_key_of,
     split_hashes,
@@ -55,10 +52,6 @@ _NOT_KEPT = (
     "a ballot under this node's key that it does not keep: somebody else has the key, or it was "
     "lost with the node's folder; in both cases the node needs a new key"
 )
-try:
-    _PROGRAM = version("rtc-flower")
-except PackageNotFoundError:  # not installed: what it has checked is checked again
-    _PROGRAM = ""
 
 
 class _AuditError(Exception):
@@ -98,6 +91,12 @@ class Witness:
         self._keys = [entry.server_key, *later]
         self._directory = state_dir / "ledgers" / self.ledger_id.hex()
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._replica = Replica(self._directory)
+
+    def replica(self) -> list[bytes]:
+        """Leaves of this node's copy of the log; what a crash cut off is dropped."""
+        with self._alone():
+            return self._replica.read()
 
     def ballot_path(self, task_id: bytes) -> Path:
         """Where the ballot for a task is kept."""
@@ -161,7 +160,7 @@ class Witness:
 
     def _follow(self, note: str, seen_size: int, consistency: bytes) -> Checkpoint:
         checkpoint = self._continued(note, seen_size, consistency)
-        _keep(self._held_path, note)
+        keep_text(self._held_path, note)
         return checkpoint
 
     def _continued(self, note: str, seen_size: int, consistency: bytes) -> Checkpoint:
@@ -217,7 +216,7 @@ class Witness:
     def _audit(
         self, request: AuditRequest, key: SigningKey, clock: Callable[[], float]
     ) -> AuditReply:
-        leaves, checkpoint = self._replica() if request.full else [], None
+        leaves, checkpoint = self._replica.read() if request.full else [], None
         if request.full and request.replica_size != len(leaves):
             return AuditReply("behind", "", len(leaves), "")
         try:
@@ -225,23 +224,23 @@ class Witness:
             self._take_receipts(request)
             cosignature = ""
             if request.full:
-                known = self._known(leaves)
+                known = self._replica.known(leaves)
                 leaves += split_leaves(decompress(request.entries, "list of entries"))
                 self._check_log(leaves, checkpoint, known=known)
                 self._check_mine(leaves, key.public)
-                self._keep_replica(leaves, len(leaves) - request.replica_size, checkpoint)
+                self._replica.keep(leaves, len(leaves) - request.replica_size, checkpoint)
                 cosignature = checkpoint.cosign(key, seconds=int(clock()))
         except (_AuditError, FormatError) as error:
-            if request.full and self._drop_damaged_replica(leaves):
+            if request.full and self._replica.drop_damaged(leaves):
                 # Nothing was followed yet: the server asks again from what it knows was seen.
                 return AuditReply("behind", "the replica was damaged on this node's disk", 0, "")
             if checkpoint is not None:
-                _keep(self._held_path, request.checkpoint)
+                keep_text(self._held_path, request.checkpoint)
             number, detail = error.args if isinstance(error, _AuditError) else ("V2", str(error))
             detail = str(detail)[:MAX_TEXT]  # it may quote a whole ballot
             _LOG.error("audit failed: %s: %s", number, detail)
             return AuditReply(number, detail, request.replica_size, "")
-        _keep(self._held_path, request.checkpoint)
+        keep_text(self._held_path, request.checkpoint)
         missing = self._missing(leaves)
         if missing:  # the owner must hear it: a server that dropped the ballot tells nobody
             _LOG.warning("audit: %s", missing)
@@ -274,7 +273,7 @@ class Witness:
                 kept.check()
             except RtcFlowerError as error:
                 raise _AuditError("receipt", str(error)) from error
-            _keep(path.with_suffix(".receipt"), kept.to_json())
+            keep_text(path.with_suffix(".receipt"), kept.to_json())
 
     @property
     def _receipt_paths(self) -> list[Path]:
@@ -337,73 +336,9 @@ class Witness:
         lost = [path.stem for path in mine.values() if _read_ballot(path)]  # or is it its disk?
         return f"my ballot is not in the log for task {', '.join(lost)}" if lost else ""
 
-    # -- replica --------------------------------------------------------------------------
-
-    @property
-    def _replica_path(self) -> Path:
-        return self._directory / "replica"
-
-    def replica(self) -> list[bytes]:
-        """Leaves of this node's copy of the log; what a crash cut off is dropped."""
-        with self._alone():
-            return self._replica()
-
-    def _replica(self) -> list[bytes]:
-        if not self._replica_path.exists():
-            return []
-        data = self._replica_path.read_bytes()
-        whole = _without_tail(data, self._kept[0])
-        if whole != data:
-            os.truncate(self._replica_path, len(whole))
-        return split_leaves(whole)
-
-    def _keep_replica(self, leaves: list[bytes], fresh: int, checkpoint: Checkpoint) -> None:
-        if fresh:
-            with self._replica_path.open("ab") as file:
-                file.write(join_leaves(leaves[len(leaves) - fresh :]))
-                file.flush()
-                os.fsync(file.fileno())
-        kept = f"{checkpoint.size} {checkpoint.root.hex()} {_PROGRAM}\n"
-        _keep(self._kept_path, kept)
-
-    @property
-    def _kept_path(self) -> Path:
-        return self._directory / "replica.root"
-
-    @property
-    def _kept(self) -> tuple[int, str, str]:
-        """Size and root of the replica when it was last checked, and the version that did."""
-        path = self._kept_path
-        words = path.read_text(errors="replace").split() if path.exists() else []
-        size, root, by = (*words, "", "", "")[:3]  # none, or damaged: everything is sent again
-        return int(size) if size.isascii() and size.isdigit() else 0, root, by
-
-    def _known(self, leaves: list[bytes]) -> int:
-        """How many of this node's own entries this version of the program has checked before."""
-        size, root, by = self._kept
-        same = by != "" and by == _PROGRAM and _root(leaves[:size]) == root
-        return size if same and size <= len(leaves) else 0
-
-    def _drop_damaged_replica(self, leaves: list[bytes]) -> bool:
-        """Whether the replica is not what was kept: this node's disk is at fault, not the server.
-
-        It is put aside, and the server sends the whole log again.
-        """
-        size, root, _ = self._kept
-        if not (self._replica_path.exists() and size) or _root(leaves[:size]) == root:
-            return False
-        _LOG.warning("the replica of %d entries was damaged on this disk; asking again", size)
-        os.replace(self._replica_path, self._replica_path.with_suffix(".damaged"))
-        self._kept_path.unlink()
-        return True
-
 
 def _age(path: Path) -> float:
     return -path.stat().st_mtime
-
-
-def _root(leaves: list[bytes]) -> str:
-    return Tree(map(leaf_hash, leaves)).root().hex()
 
 
 def _check_entry(replay: Replay, leaf: bytes, index: int) -> None:
@@ -418,22 +353,6 @@ def _check_entry(replay: Replay, leaf: bytes, index: int) -> None:
         raise _AuditError(rule_of(error), f"entry {index}: {error}") from error
     except UnsupportedError as error:
         raise _AuditError("unsupported", f"entry {index}: {error}") from error
-
-
-def _keep(path: Path, text: str) -> None:
-    """Replace ``path``, so that a power cut leaves the old text or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_directory(path.parent)
-    except OSError as error:
-        with suppress(OSError):  # a read-only disk refuses this too
-            temporary.unlink()
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def _is_in(replay: Replay, receipt: KeptReceipt) -> bool:
@@ -467,14 +386,3 @@ def _read_ballot(path: Path) -> bytes:
             f"{path}: the ballot that this node signed was damaged ({error}); bring a copy back"
         ) from error
     return payload
-
-
-def _without_tail(data: bytes, most: int) -> bytes:
-    """At most so many whole records at the front of ``data``: behind them a crash left anything."""
-    at = 0
-    while at + 4 <= len(data) and most > 0:
-        end = at + 4 + int.from_bytes(data[at : at + 4], "big")
-        if end > len(data):
-            break
-        at, most = end, most - 1
-    return data[:at]

@@ -28,6 +28,7 @@ from ledgers import (
 from rtc_flower.ballot import Ballot
 from rtc_flower.checkpoint import Checkpoint
 from rtc_flower.clients import witness as witness_module
+from rtc_flower.clients.replica import Replica, keep_text
 from rtc_flower.clients.witness import Witness
 from rtc_flower.consensus import Applied, Replay
 from rtc_flower.entries import decode_leaf
@@ -368,13 +369,13 @@ def test_of_messages_at_once_the_older_takes_back_nothing_that_was_seen(
     node.ledger.enrol([(voter(7).public, "seven")])
     older = node.request(full=False)
     node.ledger.enrol([(voter(8).public, "eight")])
-    newer, keep = node.request(full=False), witness_module._keep
+    newer, keep = node.request(full=False), keep_text
 
     def slow(path: Path, text: str) -> None:
         time.sleep(0.5 if text == older.checkpoint else 0)
         keep(path, text)
 
-    monkeypatch.setattr(witness_module, "_keep", slow)
+    monkeypatch.setattr(witness_module, "keep_text", slow)
     assert audit_at_once(node, [older, newer]) == {0: "ok", 1: "V11"}
     assert node.witness.held == older.checkpoint
     assert node.audit(node.request(full=False)).verdict == "ok"
@@ -384,13 +385,13 @@ def test_of_messages_at_once_the_older_takes_back_nothing_that_was_seen(
 def test_of_full_audits_at_once_every_entry_is_kept_once(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep = Witness._keep_replica
+    keep = Replica.keep
 
-    def slow(witness: Witness, leaves: list[bytes], fresh: int, checkpoint: Checkpoint) -> None:
+    def slow(replica: Replica, leaves: list[bytes], fresh: int, checkpoint: Checkpoint) -> None:
         time.sleep(0.5)
-        keep(witness, leaves, fresh, checkpoint)
+        keep(replica, leaves, fresh, checkpoint)
 
-    monkeypatch.setattr(Witness, "_keep_replica", slow)
+    monkeypatch.setattr(Replica, "keep", slow)
     assert audit_at_once(node, [node.request()] * 2) == {0: "ok", 1: "behind"}
     assert node.witness.replica() == log_of(node.ledger.path)
 
