@@ -48,12 +48,20 @@ class Replica:
         return split_leaves(whole)
 
     def keep(self, leaves: list[bytes], fresh: int, checkpoint: Checkpoint) -> None:
-        """Add the last ``fresh`` of ``leaves``, which together are those of ``checkpoint``."""
-        if fresh:
+        """Add the last ``fresh`` of ``leaves``, which together are those of ``checkpoint``.
+
+        Raises
+        ------
+        DataError
+            If the disk refuses it; what is half written is dropped, and sent again.
+        """
+        try:
             with self._path.open("ab") as file:
-                file.write(join_leaves(leaves[len(leaves) - fresh :]))
+                file.write(join_leaves(leaves[len(leaves) - fresh :]) if fresh else b"")
                 file.flush()
                 os.fsync(file.fileno())
+        except OSError as error:
+            raise DataError(f"{self._path}: cannot be written ({error.strerror})") from error
         # Behind the leaves: a crash in between leaves some that are dropped and sent again.
         keep_text(self._kept_path, f"{checkpoint.size} {checkpoint.root.hex()} {_PROGRAM}\n")
 

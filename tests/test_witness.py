@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
@@ -158,6 +159,29 @@ def test_a_torn_tail_of_a_replica_is_dropped_and_sent_again(node: Node, cut: int
     assert 0 < behind.replica_size < size
     assert node.audit(node.request(replica=behind.replica_size)).verdict == "ok"
     assert node.replica.read_bytes() == whole
+
+
+def test_a_replica_on_a_full_disk_is_named_and_goes_on_with_space(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.audit()
+    held, size = node.witness.held, len(node.witness.replica())
+    post(node.ledger, 3)
+    node.vote()
+
+    def full(descriptor: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith("/replica"):
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size - 5)  # half of it is written
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(DataError, match=r"replica: cannot be written \(No space left"):
+            node.audit()
+    assert node.witness.held == held  # nothing was followed that was not kept
+    assert len(node.witness.replica()) == size
+    assert node.audit().verdict == "ok"
+    assert node.witness.replica() == log_of(node.ledger.path)
 
 
 def test_what_a_crash_left_behind_the_replica_accuses_nobody(node: Node) -> None:
