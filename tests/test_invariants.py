@@ -313,10 +313,12 @@ def all_of(replay: Replay) -> dict[str, object]:
     return state | told | arrays | {"_waiting": waiting, "_waves": len(tally._waves)}
 
 
-@given(st.lists(plans(), min_size=1, max_size=3), st.data())
-def test_a_resumed_log_is_one_that_was_replayed(several: list[Plan], data: st.DataObject) -> None:
+# Ballots have random salts, and so has the second task another id, and other ranks, in every run:
+# what would be drawn is not the same twice. One seed is.
+@given(st.lists(plans(), min_size=1, max_size=3), st.randoms(use_true_random=True))
+def test_a_resumed_log_is_one_that_was_replayed(several: list[Plan], random: Random) -> None:
     """At every place in the log, and with what comes after it."""
-    world, choose = World.with_voters(7), chooser(data)
+    world, choose = World.with_voters(7), random.randrange
     for number, plan in enumerate(several):
         play(world, plan, choose)
         between(world, choose, number)
